@@ -1,0 +1,62 @@
+# fitserve: `make demo` shows everything; `make help` lists the rest. Needs Python 3.11 to 3.13, pip and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done 2>/dev/null)
+# gpu: TensorFlow with CUDA; jax, torch: other backends of Keras
+EXTRA ?=
+BIN := $(VENV)/bin
+LOCKS := requirements/serve.txt $(if $(EXTRA),requirements/$(EXTRA).txt)
+STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
+UV_COMPILE = uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --no-emit-index-url --quiet --group build
+
+.PHONY: help setup serve demo test lint format bench lock clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## Make .venv with everything that the service needs
+
+$(STAMP): $(LOCKS) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "fitserve needs Python 3.11 to 3.13; there is no python3 here" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; ok = sys.platform == "linux" and (3, 11) <= sys.version_info[:2] < (3, 14); \
+	sys.exit(None if ok else f"fitserve needs Linux and Python 3.11 to 3.13; {sys.executable} is Python {sys.version.split()[0]} on {sys.platform}")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(foreach lock,$(LOCKS),-r $(lock))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(STAMP) requirements/test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@touch $@
+
+serve: setup  ## Serve on http://127.0.0.1:8000 until stopped
+	exec $(BIN)/fitserve serve
+
+demo: setup  ## Upload, train, evaluate and predict on a service of its own
+	$(BIN)/python -m app.demo
+
+test: $(VENV)/.installed-test  ## Lint, then every test
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-test  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-test  ## Rewrite what the formatter and the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## Measure the service on this machine; writes bench/results/service.json
+	$(BIN)/python -m bench.service
+
+lock:  ## Resolve requirements/ anew; needs uv
+	$(UV_COMPILE) -o requirements/serve.txt
+	$(UV_COMPILE) --group test -o requirements/test.txt
+	for extra in gpu jax torch; do $(UV_COMPILE) --extra $$extra -o requirements/$$extra.txt || exit 1; done
+
+clean:  ## Remove .venv and caches; data in models/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

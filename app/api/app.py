@@ -1,0 +1,109 @@
+"""The application: routes, their right of way, and their documentation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp
+
+from app import __version__
+from app.api import datasets, docs, jobs, models, ops, predictions, problems
+from app.api.deps import PUBLIC, authorize
+from app.api.edge import LOOPBACK_HOSTS, Edge
+from app.learning.spec import TrainSpec
+from app.wiring import Services
+
+DESCRIPTION = """
+Post a table, get a classifier behind a REST API.
+
+1. **Upload** a table: `POST /api/v1/datasets` with CSV, JSON or NPZ as the body.
+2. **Train**: `POST /api/v1/models/{name}/train`; follow the job's events.
+3. **Evaluate** and **predict**: the new version serves at once.
+
+Errors are `application/problem+json` (RFC 9457) with a stable `code`, what was expected and what came.
+Off loopback every request carries `Authorization: Bearer KEY`.
+"""
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(given: Services, lifespan: Lifespan | None = None) -> ASGIApp:
+    """Make the ASGI application of one process.
+
+    Args:
+        lifespan: what runs beside it while it serves.
+    """
+    telemetry: Any = {
+        "tracing": False,
+        "logs": False,
+        "operation_spans": False,
+        "auto_configure": False,
+        "meter_provider": ops.open_meter(given),
+    }
+    app = FastAPI(
+        title="fitserve",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(authorize)],
+        lifespan=lifespan or _nothing,
+        telemetry=telemetry,
+        redirect_slashes=False,
+        # relative: "Try it out" works behind a proxy that strips a prefix
+        servers=[{"url": "."}],
+    )
+    app.state.services = given
+    for router in (datasets.router, models.router, jobs.router, predictions.router, ops.router, docs.router):
+        app.include_router(router)
+    problems.install(app)
+    document = _openapi(app)
+
+    @app.get("/openapi.json", include_in_schema=False, openapi_extra=PUBLIC)
+    async def openapi() -> dict[str, Any]:
+        return document()
+
+    return Edge(app, _hosts(given), given.settings.body_seconds)
+
+
+def _hosts(given: Services) -> frozenset[str] | None:
+    if given.settings.needs_key or not given.settings.is_loopback:
+        return None
+    more = {name.strip() for name in given.settings.allowed_hosts.split(",") if name.strip()}
+    return LOOPBACK_HOSTS | more
+
+
+@asynccontextmanager
+async def _nothing(_app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    made: dict[str, Any] = {}
+
+    def document() -> dict[str, Any]:
+        if not made:
+            made.update(
+                get_openapi(
+                    title=app.title,
+                    version=app.version,
+                    description=app.description,
+                    routes=app.routes,
+                    servers=app.servers,
+                )
+            )
+            schemas = made["components"]["schemas"]
+            for extra in (TrainSpec, problems.Problem):
+                schema = extra.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas |= schema.pop("$defs", {})
+                schemas[extra.__name__] = schema
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        return made
+
+    return document

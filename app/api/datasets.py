@@ -1,0 +1,164 @@
+"""Routes of data sets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as PathParameter
+
+from app.api.deps import After, Given, Limit, media_type, spool, staging
+from app.api.problems import documented
+from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
+from app.datasets import Dataset
+from app.errors import Invalid, UnsupportedMedia
+from app.learning.table import load
+from app.storage.blobs import sha256_of
+from app.wiring import Services
+
+router = APIRouter(prefix="/api/v1/datasets", tags=["Data sets"])
+
+FORMATS = {
+    "text/csv": "csv",
+    "text/tab-separated-values": "tsv",
+    "application/json": "json",
+    "application/x-npz": "npz",
+}
+SMALL_BODY = 1024**2
+Id = Annotated[str, PathParameter(pattern=r"^ds_[0-9a-f]{1,60}$", description="A data set's id.")]
+
+_CSV = "species,length,weight\nAdelie,181,3750\nGentoo,217,5200\nAdelie,186,3800\n"
+_JSON = {"columns": {"length": [181, 217, 186], "species": ["Adelie", "Gentoo", "Adelie"]}}
+UPLOAD_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "text/csv": {"schema": {"type": "string"}, "examples": {"table": {"value": _CSV}}},
+        "text/tab-separated-values": {"schema": {"type": "string"}},
+        "application/json": {
+            "schema": {"type": "object"},
+            "examples": {
+                "columns": {"value": _JSON},
+                "records": {
+                    "value": {"records": [{"length": 181, "species": "Adelie"}, {"length": 217, "species": "Gentoo"}]}
+                },
+                "matrix": {"value": {"x": [[0.1, 2.0], [1.5, 0.3]], "y": [0, 1]}},
+            },
+        },
+        "application/x-npz": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+def format_of(request: Request) -> str:
+    """Give the form that the request's Content-Type names, or raise `UnsupportedMedia`."""
+    form = FORMATS.get(media_type(request))
+    if form is None:
+        came = media_type(request)[:80] or "none"
+        raise UnsupportedMedia(f"Expected Content-Type {', '.join(FORMATS)}; got {came!r}.")
+    return form
+
+
+def body_limit(given: Services, form: str) -> int:
+    """Give how many bytes an upload of this form may have."""
+    settings = given.settings
+    return min(settings.max_upload_bytes, settings.max_json_bytes) if form == "json" else settings.max_upload_bytes
+
+
+async def store(
+    given: Services, folder: Path, raw: Path, form: str, name: str | None, kinds: Mapping[str, str] | None = None
+) -> tuple[Dataset, bool]:
+    """Parse and keep a file; gives the data set and whether it is new."""
+    before = await asyncio.to_thread(lambda: given.rooms.datasets.find(sha256_of(raw), form))
+    if before is not None:
+        return before, False
+    parsed = await given.ingest.parse(raw, form, folder / "table", kinds)
+    return await asyncio.to_thread(given.rooms.datasets.add, name, form, raw, parsed)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=DatasetOut,
+    summary="Upload a data set",
+    responses=documented(
+        *(400, 408, 413, 415, 422, 507), ok={"model": DatasetOut, "description": "These bytes were uploaded before."}
+    ),
+    openapi_extra={"requestBody": UPLOAD_BODY},
+)
+async def upload(
+    request: Request,
+    response: Response,
+    given: Given,
+    name: Annotated[str | None, Query(min_length=1, max_length=200, description="A name for people.")] = None,
+) -> Any:
+    """Send a table as the body: CSV with a header row, TSV, one of three JSON forms, or NPZ with `x` and `y`.
+
+    The kind of each column is inferred; `PATCH` corrects it. Equal bytes give the data set that is there.
+    """
+    form = format_of(request)
+    if name is not None and not name.isprintable():
+        raise Invalid.at(("query", "name"), "Expected a name of printable characters.")
+    with staging(given) as folder:
+        await spool(request, folder / "raw", body_limit(given, form))
+        dataset, is_new = await store(given, folder, folder / "raw", form, name)
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/api/v1/datasets/{dataset.id}"
+    return DatasetOut.of(dataset)
+
+
+@router.get("", response_model=DatasetPage, summary="List data sets", responses=documented(422))
+def list_datasets(given: Given, limit: Limit = 50, after: After = None) -> Any:
+    """Give the data sets, newest first."""
+    found, following = given.rooms.datasets.list(limit, after)
+    return {"items": [DatasetOut.of(dataset) for dataset in found], "next": following}
+
+
+@router.get("/{id}", response_model=DatasetOut, summary="Get a data set", responses=documented(404, 422))
+def get_dataset(id: Id, given: Given) -> Any:
+    """Give a data set with its columns and their statistics."""
+    return DatasetOut.of(given.rooms.datasets.get(id))
+
+
+@router.get("/{id}/rows", response_model=RowsOut, summary="Get the first rows", responses=documented(404, 422))
+def get_rows(id: Id, given: Given, limit: Limit = 50) -> Any:
+    """Give the first rows as they were posted; missing cells are null."""
+    dataset = given.rooms.datasets.get(id)
+    table = load(given.rooms.datasets.path(dataset.table_key), limit)
+    cells = [column.cells(limit) for column in table.columns]
+    return {"columns": table.names, "rows": [list(row) for row in zip(*cells, strict=True)]}
+
+
+@router.patch(
+    "/{id}",
+    response_model=DatasetOut,
+    summary="Correct the kinds of columns",
+    responses=documented(400, 404, 408, 413, 422, 507),
+    max_body_size=SMALL_BODY,
+)
+async def patch_dataset(id: Id, body: DatasetPatch, given: Given) -> Any:
+    """Read the uploaded bytes again with these kinds; jobs keep the kinds they were submitted with."""
+    dataset = await asyncio.to_thread(given.rooms.datasets.get, id)
+    known = {column["name"] for column in dataset.columns}
+    for name, correction in body.columns.items():
+        if name not in known:
+            raise Invalid.at(("columns", name), f"There is no column {name[:80]!r}.")
+        if correction.kind not in ("numeric", "categorical", "boolean", "text"):
+            raise Invalid.at(("columns", name, "kind"), "Expected numeric, categorical, boolean or text.")
+    kinds = {column["name"]: column["kind"] for column in dataset.columns if column["kind"] != "datetime"}
+    kinds |= {name: correction.kind for name, correction in body.columns.items()}
+    raw = given.rooms.datasets.raw_path(dataset)
+    with staging(given) as folder:
+        parsed = await given.ingest.parse(raw, dataset.format, folder / "table", kinds)
+        changed = await asyncio.to_thread(given.rooms.datasets.replace_table, id, parsed)
+    return DatasetOut.of(changed)
+
+
+@router.delete(
+    "/{id}", status_code=204, response_class=Response, summary="Delete a data set", responses=documented(404, 409, 422)
+)
+def delete_dataset(id: Id, given: Given) -> None:
+    """Remove a data set; versions trained on it stay."""
+    given.rooms.datasets.delete(id, given.rooms.jobs)

@@ -1,0 +1,268 @@
+"""Routes of jobs: submit, watch, cancel, resume."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.sse import EventSourceResponse, format_sse_event
+from pydantic import ValidationError
+
+from app.api.datasets import store
+from app.api.deps import After, Given, Limit, ModelName, require_acceptable, require_json, spool, staging
+from app.api.problems import documented, invalid
+from app.api.schemas import EventPage, JobOut, JobPage
+from app.datasets import Dataset
+from app.errors import Invalid, Overloaded
+from app.jobs import Job
+from app.learning.spec import TrainSpec
+from app.training import prepare
+from app.wiring import Services, job_limits
+
+router = APIRouter(prefix="/api/v1", tags=["Jobs"])
+
+MAX_WAIT_SECONDS = 60
+PING_SECONDS = 15.0
+#: a stream ends after this long; clients come back with Last-Event-ID
+STREAM_SECONDS = 15 * 60.0
+_BATCH = 500
+
+Id = Annotated[str, PathParameter(pattern=r"^job_[0-9a-f]{1,60}$", description="A job's id.")]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+_SPEC = {"$ref": "#/components/schemas/TrainSpec"}
+TRAIN_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "allOf": [
+                    _SPEC,
+                    {
+                        "type": "object",
+                        "properties": {
+                            "dataset": {"type": "string", "description": "Id of a data set."},
+                            "data": {"type": "object", "description": "Or the data itself, in a JSON form."},
+                        },
+                    },
+                ]
+            },
+            "examples": {
+                "automatic": {
+                    "summary": "Inline data, everything automatic",
+                    "value": {
+                        "data": {
+                            "columns": {
+                                "length": [181, 186, 195, 217, 215, 222, 193, 210, 190, 219],
+                                "species": ["a", "a", "a", "g", "g", "g", "a", "g", "a", "g"],
+                            }
+                        },
+                        "target": "species",
+                    },
+                },
+                "tutorial": {
+                    "summary": "The tutorial's network on a matrix, nothing in between",
+                    "value": {
+                        "data": {"x": [[0.0, 0.1], [1.0, 0.9], [0.1, 0.0], [0.9, 1.0]], "y": [0, 1, 0, 1]},
+                        "features": {"scaling": "none", "encoding": "plain"},
+                        "validation": None,
+                        "network": {"layers": [{"units": 64, "activation": "relu"}]},
+                        "optimizer": {"learning_rate": 0.01, "momentum": 0.0},
+                        "fit": {"epochs": 10, "batch_size": 32},
+                    },
+                },
+            },
+        }
+    },
+}
+
+
+@router.post(
+    "/models/{name}/train",
+    status_code=202,
+    response_model=JobOut,
+    summary="Train a model",
+    tags=["Models"],
+    responses=documented(400, 404, 408, 409, 413, 415, 422, 429, 507),
+    openapi_extra={"requestBody": TRAIN_BODY},
+)
+async def train(
+    name: ModelName,
+    request: Request,
+    response: Response,
+    given: Given,
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=255, description="The same key and body give the same job for 24 hours."),
+    ] = None,
+) -> Any:
+    """Queue a training job on a data set, or on data in the body; it becomes the model's next version.
+
+    Every hyper-parameter is a value or `"auto"`; the job shows the resolved one.
+    """
+    require_json(request)
+    with staging(given) as folder:
+        body = folder / "body"
+        await spool(request, body, given.settings.max_json_bytes)
+        digest = await asyncio.to_thread(_digest, name, body)
+        job = None
+        if idempotency_key is not None:
+            job = await asyncio.to_thread(given.rooms.jobs.find_submitted, idempotency_key, digest)
+        if job is None:
+            spec, dataset = await _read(given, folder, body)
+            new = await asyncio.to_thread(prepare, given.rooms, name, dataset, spec, job_limits(given.settings))
+            job = await asyncio.to_thread(given.rooms.jobs.submit, new, idempotency_key, digest)
+    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    return JobOut.of(job)
+
+
+def _digest(name: str, body: Path) -> str:
+    return hashlib.sha256(name.encode() + b"\n" + body.read_bytes()).hexdigest()
+
+
+async def _read(given: Services, folder: Path, body: Path) -> tuple[TrainSpec, Dataset]:
+    reply = await given.ingest.split(body, folder / "data")
+    document: dict[str, Any] = reply["rest"]
+    dataset_id = document.pop("dataset", None)
+    if (dataset_id is None) == (not reply["has_data"]):
+        raise Invalid("Expected dataset or data, got " + ("both." if reply["has_data"] else "neither."))
+    try:
+        spec = TrainSpec.model_validate(document)
+    except ValidationError as error:
+        raise invalid(error) from error
+    if dataset_id is None:
+        dataset, _ = await store(given, folder, folder / "data", "json", None)
+        return spec, dataset
+    if not isinstance(dataset_id, str):
+        raise Invalid.at(("dataset",), "Expected dataset to be an id.")
+    return spec, await asyncio.to_thread(given.rooms.datasets.get, dataset_id)
+
+
+@router.get("/jobs", response_model=JobPage, summary="List jobs", responses=documented(422))
+def list_jobs(
+    given: Given,
+    status: Annotated[Status | None, Query(description="Only jobs in this state.")] = None,
+    model: Annotated[str | None, Query(max_length=64, description="Only jobs of this model.")] = None,
+    limit: Limit = 50,
+    after: After = None,
+) -> Any:
+    """Give the jobs, newest first."""
+    found, following = given.rooms.jobs.list(limit, after, status, model)
+    return {"items": [JobOut.of(job) for job in found], "next": following}
+
+
+@router.get("/jobs/{id}", response_model=JobOut, summary="Get a job", responses=documented(404, 422))
+async def get_job(
+    id: Id,
+    given: Given,
+    wait_seconds: Annotated[
+        float, Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Wait so long for the job to end.")
+    ] = 0,
+) -> Any:
+    """Give a job; with `wait_seconds`, when it has ended or the time is over."""
+    deadline = time.monotonic() + wait_seconds
+    job = await asyncio.to_thread(given.rooms.jobs.get, id)
+    while not job.is_terminal and (left := deadline - time.monotonic()) > 0 and not given.is_draining:
+        await given.watch.wait(id, job.last_event, left)
+        job = await asyncio.to_thread(given.rooms.jobs.get, id)
+    return JobOut.of(job)
+
+
+@router.get(
+    "/jobs/{id}/events",
+    response_model=EventPage,
+    summary="Follow a job",
+    responses=documented(
+        *(404, 406, 422, 429),
+        ok={
+            "description": "A page of events, or with `Accept: text/event-stream` a live stream of them.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+    ),
+)
+async def get_events(
+    id: Id,
+    request: Request,
+    given: Given,
+    limit: Limit = 50,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events after this id.")] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1, description="Where a stream goes on.")] = None,
+) -> Any:
+    """Give a job's events, oldest first: as a page, or as a stream that replays and then follows them.
+
+    The stream closes after the event that ends the job.
+    """
+    job = await asyncio.to_thread(given.rooms.jobs.get, id)
+    require_acceptable(request, "application/json", "text/event-stream")
+    if "text/event-stream" in request.headers.get("accept", "").lower():
+        if given.open_streams >= given.settings.max_streams:
+            raise Overloaded(
+                f"Expected at most {given.settings.max_streams} event streams, got one more; try again later."
+            )
+        seen = after if last_event_id is None else last_event_id
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return EventSourceResponse(_stream(given, job, seen), headers=headers)
+    found = await asyncio.to_thread(given.rooms.jobs.events, id, after, limit + 1)
+    following = str(found[limit - 1]["id"]) if len(found) > limit else None
+    return {"items": found[:limit], "next": following}
+
+
+async def _stream(given: Services, job: Job, seen: int) -> AsyncIterator[bytes]:
+    given.open_streams += 1
+    try:
+        deadline = time.monotonic() + STREAM_SECONDS
+        yield format_sse_event(retry=1000, comment="events of " + job.id)
+        while time.monotonic() < deadline and not given.is_draining:
+            # the job first: what it has said by its end is then among the events
+            states = await asyncio.to_thread(given.rooms.jobs.last_events, [job.id])
+            events = await asyncio.to_thread(given.rooms.jobs.events, job.id, seen, _BATCH)
+            for event in events:
+                seen = event["id"]
+                yield format_sse_event(id=str(seen), event=event["type"], data_str=json.dumps(event))
+            last, status = states.get(job.id, (0, "gone"))
+            if status not in ("queued", "running") and seen >= last:
+                return
+            if not events:
+                await given.watch.wait(job.id, seen, PING_SECONDS)
+                yield format_sse_event(comment="ping")
+    finally:
+        given.open_streams -= 1
+
+
+@router.post(
+    "/jobs/{id}/cancel",
+    status_code=202,
+    response_model=JobOut,
+    summary="Cancel a job",
+    responses=documented(404, 409, 422),
+)
+def cancel_job(id: Id, given: Given) -> Any:
+    """End a queued or running job. Nothing that it does after this is kept."""
+    return JobOut.of(given.rooms.jobs.cancel(id))
+
+
+@router.post(
+    "/jobs/{id}/resume",
+    status_code=202,
+    response_model=JobOut,
+    summary="Resume a job",
+    responses=documented(404, 409, 422),
+)
+def resume_job(id: Id, given: Given) -> Any:
+    """Queue a failed or cancelled job again."""
+    return JobOut.of(given.rooms.jobs.resume(id))
+
+
+@router.delete(
+    "/jobs/{id}", status_code=204, response_class=Response, summary="Delete a job", responses=documented(404, 409, 422)
+)
+def delete_job(id: Id, given: Given) -> None:
+    """Remove an ended job's record and events; its version stays."""
+    given.rooms.jobs.delete(id)

@@ -1,0 +1,113 @@
+"""Routes of models, their versions and aliases."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+from fastapi import Path as PathParameter
+
+from app.api.datasets import SMALL_BODY
+from app.api.deps import After, Given, Limit, ModelName, Number, staging
+from app.api.problems import documented
+from app.api.schemas import AliasIn, ModelOut, ModelPage, VersionOut
+from app.export import export_version
+
+router = APIRouter(prefix="/api/v1/models", tags=["Models"])
+
+Alias = Annotated[
+    str, PathParameter(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$", description="An alias.", examples=["default"])
+]
+
+
+@router.get("", response_model=ModelPage, summary="List models", responses=documented(422))
+def list_models(given: Given, limit: Limit = 50, after: After = None) -> Any:
+    """Give the models, last name first."""
+    found, following = given.rooms.registry.list(limit, after)
+    return {"items": [ModelOut.of(model) for model in found], "next": following}
+
+
+@router.get("/{name}", response_model=ModelOut, summary="Get a model", responses=documented(404, 422))
+def get_model(name: ModelName, given: Given) -> Any:
+    """Give a model with its versions, newest first, and its aliases."""
+    return ModelOut.of(given.rooms.registry.get(name))
+
+
+@router.delete(
+    "/{name}", status_code=204, response_class=Response, summary="Delete a model", responses=documented(404, 409, 422)
+)
+def delete_model(name: ModelName, given: Given) -> None:
+    """Remove a model with every version and alias."""
+    given.inference.forget(given.rooms.registry.delete(name))
+
+
+@router.get("/{name}/versions/{n}", response_model=VersionOut, summary="Get a version", responses=documented(404, 422))
+def get_version(name: ModelName, n: Number, given: Given) -> Any:
+    """Give a version: its inputs, classes, specification, figures and history. It never changes."""
+    return VersionOut.of(given.rooms.registry.get_version(name, n))
+
+
+@router.delete(
+    "/{name}/versions/{n}",
+    status_code=204,
+    response_class=Response,
+    summary="Delete a version",
+    responses=documented(404, 409, 422),
+)
+def delete_version(
+    name: ModelName,
+    n: Number,
+    given: Given,
+    force: Annotated[bool, Query(description="Even if an alias points at it.")] = False,
+) -> None:
+    """Remove a version; its number is never used again."""
+    given.inference.forget([given.rooms.registry.delete_version(name, n, force=force)])
+
+
+@router.get(
+    "/{name}/versions/{n}/export",
+    response_class=Response,
+    summary="Export a version",
+    responses=documented(
+        *(404, 422, 507), ok={"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
+    ),
+)
+async def get_export(
+    name: ModelName,
+    n: Number,
+    given: Given,
+    format: Annotated[Literal["keras", "weights"], Query(description="What to write.")],
+) -> Response:
+    """Give a zip: `model.keras` or `weights.safetensors`, with `encoder.json` and a card that says what goes in."""
+    version = await asyncio.to_thread(given.rooms.registry.get_version, name, n)
+    artifact = await asyncio.to_thread(given.rooms.registry.load, version)
+    with staging(given) as folder:
+        source = given.rooms.registry.folder(version)
+        body = await export_version(artifact, version, source, format, folder)
+    disposition = f'attachment; filename="{name}-{n}-{format}.zip"'
+    return Response(body, media_type="application/zip", headers={"Content-Disposition": disposition})
+
+
+@router.put(
+    "/{name}/aliases/{alias}",
+    response_model=ModelOut,
+    summary="Point an alias at a version",
+    responses=documented(400, 404, 408, 413, 422),
+    max_body_size=SMALL_BODY,
+)
+def put_alias(name: ModelName, alias: Alias, body: AliasIn, given: Given) -> Any:
+    """Move an alias; `default` is what the bare name means."""
+    return ModelOut.of(given.rooms.registry.set_alias(name, alias, body.version))
+
+
+@router.delete(
+    "/{name}/aliases/{alias}",
+    status_code=204,
+    response_class=Response,
+    summary="Delete an alias",
+    responses=documented(404, 422),
+)
+def delete_alias(name: ModelName, alias: Alias, given: Given) -> None:
+    """Remove an alias; its version stays."""
+    given.rooms.registry.delete_alias(name, alias)

@@ -1,0 +1,114 @@
+"""Routes of operations: alive, ready, metrics, what this system is."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import __version__
+from app.api.deps import PUBLIC, Given
+from app.api.problems import documented
+from app.errors import NotReady
+from app.wiring import Services
+
+router = APIRouter(tags=["Operations"])
+
+LIBRARIES = ("fastapi", "keras", "numpy", "onnxruntime", "tensorflow", "uvicorn")
+
+
+@router.get("/livez", summary="Is the process alive?", openapi_extra=PUBLIC)
+async def livez() -> dict[str, str]:
+    """Answer from the event loop alone."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", summary="Does it serve?", openapi_extra=PUBLIC, responses=documented())
+async def readyz(
+    given: Given, verbose: Annotated[bool, Query(description="Say how the database and the workers are, too.")] = False
+) -> dict[str, Any]:
+    """Answer 200 from the end of start-up until draining begins."""
+    if given.is_draining:
+        raise NotReady("The service is stopping.")
+    answer: dict[str, Any] = {"status": "ready"}
+    if given.settings.insecure_no_auth and not given.settings.needs_key:
+        answer["warning"] = "served without keys: insecure_no_auth"
+    return answer | {"checks": _checks(given)} if verbose else answer
+
+
+def _checks(given: Services) -> dict[str, str]:
+    try:
+        given.rooms.database.ping()
+    except SQLAlchemyError:
+        return {"database": "unavailable"}
+    states = {worker["state"] for worker in given.rooms.workers.list()}
+    return {"database": "ok", "workers": "ok" if "alive" in states else "none"}
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    summary="Prometheus metrics",
+    responses=documented(ok={"content": {"text/plain": {"schema": {"type": "string"}}}}),
+)
+def get_metrics() -> Response:
+    """Give every metric in Prometheus's text format."""
+    return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/api/v1/system", summary="What this system is", responses=documented())
+def get_system(given: Given) -> dict[str, Any]:
+    """Give versions, devices, limits, the queue, the workers, and which loaded model computes where."""
+    settings = given.settings
+    counts = given.rooms.jobs.counts()
+    limits = {name: getattr(settings, name) for name in type(settings).model_fields if name.startswith("max_")}
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "devices": [{"id": "cpu", "name": platform.machine(), "memory_bytes": None}, *given.inference.gpus],
+        "serves_on": "gpu:0" if given.inference.serves_on_gpu else "cpu",
+        "loaded": given.inference.devices(),
+        "queue": {"queued": counts.get("queued", 0), "running": counts.get("running", 0)},
+        "workers": given.rooms.workers.list(),
+        "limits": limits,
+    }
+
+
+def open_meter(given: Services) -> MeterProvider:
+    """Make the meter whose figures `/metrics` gives, with gauges of our own."""
+    provider = MeterProvider([PrometheusMetricReader()])
+    meter = provider.get_meter("fitserve")
+
+    def jobs(_options: CallbackOptions) -> list[Observation]:
+        try:
+            counts = given.rooms.jobs.counts()
+        except SQLAlchemyError:
+            # a scrape tells what it can while the database is away
+            return []
+        return [Observation(counts.get(status, 0), {"status": status}) for status in _STATUSES]
+
+    def streams(_options: CallbackOptions) -> list[Observation]:
+        return [Observation(given.open_streams)]
+
+    def loaded(_options: CallbackOptions) -> list[Observation]:
+        return [Observation(len(given.inference.devices()))]
+
+    def insecure(_options: CallbackOptions) -> list[Observation]:
+        return [Observation(int(given.settings.insecure_no_auth))]
+
+    meter.create_observable_gauge("fitserve_jobs", [jobs], description="Jobs by status.")
+    meter.create_observable_gauge("fitserve_event_streams", [streams], description="Open event streams.")
+    meter.create_observable_gauge("fitserve_loaded_versions", [loaded], description="Versions in memory.")
+    meter.create_observable_gauge("fitserve_insecure_no_auth", [insecure], description="1 where keys are switched off.")
+    return provider
+
+
+_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")

@@ -1,0 +1,179 @@
+"""Statuses for facts, and the one shape of an error: RFC 9457 problem+json of at most 4 KB, never an echo."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import sqlalchemy.exc
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from app import errors
+from app.errors import FAULT_LIMIT, Fault, FitserveError, Invalid
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+MAX_BYTES = 4096
+RETRY_AFTER_SECONDS = 2
+
+STATUSES: dict[type[FitserveError], int] = {
+    errors.Malformed: 400,
+    errors.Invalid: 422,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.TooLarge: 413,
+    errors.UnsupportedMedia: 415,
+    errors.NotAcceptable: 406,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.NotReady: 503,
+    errors.Overloaded: 429,
+    errors.StorageFull: 507,
+    errors.Corrupt: 503,
+}
+_CODES = {400: "malformed", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
+_CODES |= {408: "timeout", 411: "length_required", 413: "too_large", 415: "unsupported_media_type", 503: "unavailable"}
+#: parts of a pydantic location that name a type of a union and no field of the body
+_UNION_PART = re.compile(r"^(literal\[.*|constrained-.*|list\[.*|dict\[.*|int|float|str|bool|none|[A-Z]\w+)$")
+
+
+class ProblemFault(BaseModel):
+    """One thing that is wrong, and where."""
+
+    loc: list[str | int]
+    message: str
+    code: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+    errors: list[ProblemFault]
+
+
+def documented(*statuses: int, ok: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers of a route for its OpenAPI page: its errors, and 200 where it needs more words.
+
+    Every route may answer 401, 403 and 503; none answers 500 by contract.
+    """
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    answers: dict[int | str, dict[str, Any]] = {} if ok is None else {200: ok}
+    for status in sorted({*statuses, 401, 403, 503}):
+        answers[status] = {"description": HTTPStatus(status).phrase, "content": content}
+    return answers
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    request_id: str,
+    faults: Sequence[Fault] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Make an error answer; lists fewer faults where it would grow beyond 4 KB."""
+    listed = [
+        {"loc": [_short(p) for p in f.loc], "message": f.message[:300], "code": f.code} for f in faults[:FAULT_LIMIT]
+    ]
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail[:1000],
+        "request_id": request_id,
+        "errors": listed,
+    }
+    while len(body := orjson.dumps(document)) > MAX_BYTES and listed:
+        listed.pop()
+    extra = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
+    extra |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return Response(body, status, {**extra, **(headers or {})}, MEDIA_TYPE)
+
+
+def _short(part: str | int) -> str | int:
+    return part[:100] if isinstance(part, str) else part
+
+
+def faults_of(error: ValidationError | RequestValidationError, prefix: tuple[str | int, ...] = ()) -> list[Fault]:
+    """Turn pydantic's errors into faults: one for each place, without what came in."""
+    at: dict[tuple[str | int, ...], list[str]] = {}
+    for each in error.errors():
+        loc = tuple(p for p in each["loc"] if not (isinstance(p, str) and _UNION_PART.match(p)))
+        at.setdefault(prefix + loc, []).append(each["msg"])
+    return [Fault(loc, "; or ".join(dict.fromkeys(messages))[:300]) for loc, messages in at.items()]
+
+
+def invalid(error: ValidationError, prefix: tuple[str | int, ...] = ()) -> Invalid:
+    """Make the fact of a pydantic error."""
+    faults = faults_of(error, prefix)
+    where = ".".join(str(part) for part in faults[0].loc)
+    return Invalid(f"{where}: {faults[0].message}" if where else faults[0].message, faults)
+
+
+def install(app: FastAPI) -> None:
+    """Give the application its error handlers."""
+
+    async def fact(request: Request, error: Exception) -> Response:
+        assert isinstance(error, FitserveError)
+        return problem(STATUSES[type(error)], error.code, error.message, _id(request), error.faults)
+
+    async def request_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        faults = faults_of(error)
+        is_json_broken = any(each["type"] == "json_invalid" for each in error.errors())
+        status, code = (400, "malformed") if is_json_broken else (422, "invalid")
+        where = ".".join(str(part) for part in faults[0].loc)
+        return problem(status, code, f"{where}: {faults[0].message}", _id(request), faults)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        headers = dict(error.headers or {})
+        detail = _DETAILS.get(error.status_code, str(error.detail))
+        return problem(error.status_code, _CODES.get(error.status_code, "invalid"), detail, _id(request), (), headers)
+
+    async def database(request: Request, _error: Exception) -> Response:
+        logger.exception("database unavailable")
+        return problem(503, "unavailable", "The database cannot be reached; try again.", _id(request))
+
+    async def slow(request: Request, _error: Exception) -> Response:
+        return problem(408, "timeout", "The request's body did not arrive in time.", _id(request))
+
+    async def gone(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=400)
+
+    async def unexpected(request: Request, _error: Exception) -> Response:
+        logger.exception("request failed")
+        return problem(500, "internal", "The service failed; its log says why.", _id(request))
+
+    for kind in STATUSES:
+        app.add_exception_handler(kind, fact)
+    app.add_exception_handler(RequestValidationError, request_invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(sqlalchemy.exc.OperationalError, database)
+    app.add_exception_handler(TimeoutError, slow)
+    app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(Exception, unexpected)
+
+
+_DETAILS = {404: "There is no such path.", 405: "This path does not answer that method.", 413: "The body is too large."}
+
+
+def _id(request: Request) -> str:
+    return str(request.scope.get("request_id", ""))

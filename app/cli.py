@@ -1,0 +1,130 @@
+"""The `fitserve` command. Imports what a command needs when that command runs, so that each starts quickly."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+if not (sys.platform == "linux" and (3, 11) <= sys.version_info[:2] < (3, 14)):
+    sys.exit(
+        f"fitserve needs Linux and Python 3.11 to 3.13; this is {platform.system()} and Python {platform.python_version()}"
+    )
+
+# one thread for NumPy, before it is imported: with two, a prediction's 99th percentile was 200 times longer
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import typer
+from pydantic import ValidationError
+
+from app import __version__, commands
+from app.config import Settings
+
+app = typer.Typer(name="fitserve", help="Post a table, get a trained and served classifier.", no_args_is_help=True)
+commands.register(app)
+
+
+def _with_settings(command: Callable[..., None], **own: inspect.Parameter) -> Callable[..., None]:
+    """Give a command a flag for every setting; a flag becomes the variable, so that children see it too."""
+
+    def run(**given: Any) -> None:
+        rest = {name: given.pop(name) for name in own}
+        for name, value in given.items():
+            if value is not None:
+                os.environ[f"FITSERVE_{name.upper()}"] = str(value)
+        try:
+            settings = Settings()
+            settings.configured_key()
+        except ValidationError as error:
+            for each in error.errors():
+                name = str(each["loc"][0]) if each["loc"] else ""
+                typer.echo(f"fitserve: FITSERVE_{name.upper()} / --{name.replace('_', '-')}: {each['msg']}", err=True)
+            raise typer.Exit(2) from None
+        except (OSError, ValueError) as error:
+            typer.echo(f"fitserve: {error}", err=True)
+            raise typer.Exit(2) from None
+        command(settings, **rest)
+
+    parameters = dict(own)
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        default = "" if field.default in (None, "") else f" [default: {field.default}]"
+        option = typer.Option(flag, help=f"{field.description}{default}", show_default=False)
+        kind: Any = Annotated[str | None, option]
+        if field.annotation is bool:
+            kind = Annotated[bool | None, option]
+        parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+    run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    run.__doc__ = command.__doc__
+    return run
+
+
+def _serve(settings: Settings) -> None:
+    """Serve the API, and train in a worker beside it."""
+    from app.logs import configure
+    from app.serve import serve
+
+    configure(settings.log_level)
+    try:
+        serve(settings)
+    except OSError as error:
+        typer.echo(f"fitserve: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _work(settings: Settings, parent: int | None) -> None:
+    """Train jobs from the queue, without an API."""
+    from app.lifeline import die_with_parent
+    from app.logs import configure
+
+    if parent is not None:
+        die_with_parent(parent)
+    configure(settings.log_level)
+    from app.wiring import open_rooms
+    from app.worker import Worker, lock_name
+
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock_name(settings.data_dir, settings.worker_name)
+    if parent is None:
+        _migrate(settings)
+    rooms, engine = open_rooms(settings)
+    try:
+        Worker(rooms, settings.worker_name, max(settings.workers, 1)).run()
+    finally:
+        engine.close()
+        rooms.database.close()
+
+
+def _migrate(settings: Settings) -> None:
+    """Create or upgrade the database's tables."""
+    from app.storage.migrate import migrate
+
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    migrate(settings.resolved_database_url)
+
+
+_PARENT = inspect.Parameter(
+    "parent",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[int | None, typer.Option(hidden=True, help="Die with this process.")],
+)
+app.command("serve")(_with_settings(_serve))
+app.command("work")(_with_settings(_work, parent=_PARENT))
+app.command("migrate")(_with_settings(_migrate))
+
+
+@app.command("version")
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,101 @@
+"""Settings: `FITSERVE_*` variables, each with a flag of the same name on `fitserve serve` and `work`."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024**2
+GIB = 1024**3
+Bytes = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; the descriptions are the reference printed by `--help` and the README."""
+
+    model_config = SettingsConfigDict(env_prefix="FITSERVE_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; off loopback a key is required.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(Path("models"), description="Folder of data sets, versions and the database.")
+    database_url: str = Field("", description="Metadata and queue; default sqlite:///{data_dir}/fitserve.db.")
+    store_url: str = Field("", description="Where blobs live; default the data directory.")
+    api_key: str | None = Field(None, min_length=16, description="The admin key, at least 16 characters.", repr=False)
+    api_key_file: Path | None = Field(None, description="A file that holds the admin key.")
+    insecure_no_auth: bool = Field(False, description="Serve off loopback without keys. Do not.")
+    allowed_hosts: str = Field("", description="More Host names to accept on loopback, separated by commas.")
+    workers: int = Field(1, ge=0, le=256, description="Training jobs at once; 0 leaves training to `fitserve work`.")
+    processes: int = Field(1, ge=1, le=1, description="API processes; this release serves from one.")
+    worker_name: str = Field(
+        "worker", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Stable, unique name of a worker."
+    )
+    serve_on: Literal["auto", "cpu", "gpu"] = Field("auto", description="Where predictions are computed.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
+
+    max_upload_bytes: Bytes = Field(GIB, description="Largest data set or training body.")
+    max_predict_bytes: Bytes = Field(8 * MIB, description="Largest predict body.")
+    max_json_bytes: Bytes = Field(64 * MIB, description="Largest JSON data body.")
+    max_rows: Count = Field(10_000_000, description="Most rows of a data set.")
+    max_columns: Count = Field(10_000, description="Most columns of a data set.")
+    max_classes: Count = Field(1_000, ge=2, description="Most classes of a target.")
+    max_features: Count = Field(65_536, description="Widest encoded row.")
+    max_parameters: Count = Field(100_000_000, description="Largest network.")
+    max_job_seconds: Count = Field(3600, description="Longest training run; a spec's max_seconds cannot exceed it.")
+    max_ingest_seconds: Count = Field(600, description="Longest time to parse one upload.")
+    max_queued_jobs: Count = Field(1000, description="Jobs that may wait.")
+    max_streams: Count = Field(200, description="Event streams open at once.")
+    max_loaded_bytes: Bytes = Field(GIB, description="Memory for versions kept loaded for serving.")
+    header_seconds: float = Field(10, gt=0, description="Time a client has to send its request head.")
+    body_seconds: float = Field(60, gt=0, description="Longest pause inside a request body.")
+    drain_seconds: float = Field(15, gt=0, le=20, description="Time that requests in flight have at shutdown.")
+
+    @field_validator("store_url")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        if value and not value.startswith("file://"):
+            raise ValueError(f"expected a file:// address or nothing, got scheme {value.split(':', 1)[0]!r}")
+        return value
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's address, by default a file in the data directory."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'fitserve.db'}"
+
+    @property
+    def resolved_store(self) -> Path:
+        """The local folder of blobs."""
+        return Path(self.store_url.removeprefix("file://")) if self.store_url else self.data_dir
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether requests must carry a key: off loopback, or where one is configured."""
+        return self.configured_key() is not None or not (self.is_loopback or self.insecure_no_auth)
+
+    def configured_key(self) -> str | None:
+        """Give the admin key of `api_key` or `api_key_file`, or None.
+
+        Raises:
+            ValueError: the file's key is shorter than 16 characters.
+            OSError: the file cannot be read.
+        """
+        if self.api_key is not None or self.api_key_file is None:
+            return self.api_key
+        key = self.api_key_file.read_text(encoding="utf-8").strip()
+        if len(key) < 16:
+            raise ValueError(f"FITSERVE_API_KEY_FILE: expected a key of at least 16 characters, got {len(key)}")
+        return key

@@ -1,0 +1,50 @@
+"""The durable queue, as the API sees it: DBOS behind four verbs. Knows job ids and nothing else of jobs."""
+
+from __future__ import annotations
+
+from dbos import DBOSClient, WorkflowSerializationFormat
+from sqlalchemy.engine import Connection
+
+QUEUE = "train"
+WORKFLOW = "train"
+#: recovery only takes work of its own version, so this changes when the workflow's steps do
+ENGINE_VERSION = "1"
+APPLICATION = "fitserve"
+
+
+class Engine:
+    """Enqueue and cancel work.
+
+    Args:
+        url: the database that holds the rooms' tables too, so that a row and its work commit together.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = DBOSClient(system_database_url=url)
+
+    def enqueue(self, connection: Connection, workflow_id: str, job_id: str) -> None:
+        """Enqueue a job's work in the caller's transaction: both happen or neither."""
+        self._client.enqueue_in_transaction(
+            connection,
+            {
+                "workflow_name": WORKFLOW,
+                "queue_name": QUEUE,
+                "workflow_id": workflow_id,
+                "app_version": ENGINE_VERSION,
+                "serialization_type": WorkflowSerializationFormat.PORTABLE,
+            },
+            job_id,
+            workflow_id,
+        )
+
+    def cancel(self, workflow_id: str) -> None:
+        """Take work off the queue, or have its worker drop it."""
+        self._client.cancel_workflow(workflow_id)
+
+    def delete(self, workflow_id: str) -> None:
+        """Forget work that has ended."""
+        self._client.delete_workflow(workflow_id)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.destroy()

@@ -1,0 +1,144 @@
+"""The facts that can go wrong. Knows nothing of HTTP: `app.api.problems` gives each its status.
+
+FitserveError
+├── Malformed          the bytes are not what they claim to be
+├── Invalid            well-formed, but wrong; carries where
+├── NotFound
+├── Conflict
+├── TooLarge
+├── UnsupportedMedia
+├── NotAcceptable
+├── Unauthorized
+├── Forbidden
+├── NotReady           will be; try again
+├── Overloaded         a queue is full; try again
+├── StorageFull
+└── Corrupt            stored bytes do not match their digest
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: as many faults as one answer lists
+FAULT_LIMIT = 20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong, and where.
+
+    Args:
+        loc: path to the value, such as `("data", "records", 3, "age")`; rows count from 0 in JSON
+            and as lines of data from 1 in `row …` texts.
+        message: what was expected and what came.
+        code: a stable machine word.
+    """
+
+    loc: tuple[str | int, ...]
+    message: str
+    code: str = "invalid"
+
+
+class FitserveError(Exception):
+    """Something expected went wrong; the message says what was expected and what came."""
+
+    code = "internal"
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.faults = tuple(faults[:FAULT_LIMIT])
+
+
+class Malformed(FitserveError):
+    """The bytes are not what they claim to be."""
+
+    code = "malformed"
+
+
+class Invalid(FitserveError):
+    """Well-formed but wrong."""
+
+    code = "invalid"
+
+    @classmethod
+    def at(cls, loc: tuple[str | int, ...], message: str) -> Invalid:
+        """Make an error about one place."""
+        return cls(message, [Fault(loc, message)])
+
+
+class NotFound(FitserveError):
+    """There is no such thing."""
+
+    code = "not_found"
+
+    def __init__(self, noun: str, name: str) -> None:
+        super().__init__(f"There is no {noun} {name[:80]!r}.")
+
+
+class Conflict(FitserveError):
+    """The present state does not allow it."""
+
+    code = "conflict"
+
+
+class TooLarge(FitserveError):
+    """Over a limit."""
+
+    code = "too_large"
+
+
+class UnsupportedMedia(FitserveError):
+    """A Content-Type or Content-Encoding that this route does not read."""
+
+    code = "unsupported_media_type"
+
+
+class NotAcceptable(FitserveError):
+    """An Accept that this route cannot answer."""
+
+    code = "not_acceptable"
+
+
+class Unauthorized(FitserveError):
+    """A key was expected and none, or an unknown one, came."""
+
+    code = "unauthorized"
+
+
+class Forbidden(FitserveError):
+    """The caller may not do this."""
+
+    code = "forbidden"
+
+
+class NotReady(FitserveError):
+    """Not yet, or no longer; try again shortly."""
+
+    code = "not_ready"
+
+
+class Overloaded(FitserveError):
+    """A queue is full; try again later."""
+
+    code = "overloaded"
+
+
+class StorageFull(FitserveError):
+    """The disk is full."""
+
+    code = "storage_full"
+
+
+class Corrupt(FitserveError):
+    """Stored bytes do not match their digest."""
+
+    code = "checksum_mismatch"
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Tell whether an operating-system error means that no space (or quota) is left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

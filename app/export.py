@@ -1,0 +1,83 @@
+"""Versions as files for other programs. Keras itself runs in a child: this module never imports it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from app.errors import NotReady
+from app.learning.artifact import Artifact
+from app.registry import Version
+
+Form = Literal["keras", "weights"]
+EXPORT_SECONDS = 120.0
+
+
+async def export_version(artifact: Artifact, version: Version, source: Path, form: Form, folder: Path) -> bytes:
+    """Write a version as a zip.
+
+    Args:
+        source: the version's own folder.
+        form: "keras" gives `model.keras`; "weights" gives `weights.safetensors` and `architecture.json`.
+        folder: an empty one to work in.
+
+    Returns:
+        The zip: the model's file, `encoder.json`, and `card.json`, which says what goes in and how exact it is.
+
+    Raises:
+        NotReady: the child did not end well in time.
+    """
+    card: dict[str, Any] = {
+        "model": version.model,
+        "version": version.version,
+        "classes": list(artifact.classes),
+        "format": form,
+        "weights_sha256": version.document["weights_sha256"],
+    }
+    if form == "keras":
+        card |= await _in_child(source, version.sha256, folder / "model.keras")
+        files = {"model.keras": folder / "model.keras", "encoder.json": source / "encoder.json"}
+    else:
+        names = ("weights.safetensors", "architecture.json", "encoder.json")
+        files = {name: source / name for name in names}
+        card |= {"takes": "encoded", "inputs": artifact.architecture.inputs}
+    return await asyncio.to_thread(_zip, folder / "export.zip", files, card)
+
+
+def _zip(path: Path, files: dict[str, Path], card: dict[str, Any]) -> bytes:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, file in files.items():
+            archive.write(file, name)
+        archive.writestr("card.json", json.dumps(card, indent=2))
+    return path.read_bytes()
+
+
+async def _in_child(source: Path, sha256: str, out: Path) -> dict[str, Any]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "app.export_child",
+        str(os.getpid()),
+        str(source),
+        sha256,
+        str(out),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(EXPORT_SECONDS):
+            line, _ = await process.communicate()
+    except TimeoutError as error:
+        raise NotReady(f"The export did not end within {EXPORT_SECONDS:g} seconds; try again.") from error
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+    if process.returncode != 0:
+        raise NotReady("The export's process failed; its log says why.")
+    card: dict[str, Any] = json.loads(line)
+    return card

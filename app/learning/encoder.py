@@ -1,0 +1,323 @@
+"""The encoder: columns of a table to the rows a network reads, the same for training and prediction.
+
+Imputes and scales in float64 and gives float32. Its state is plain JSON. Knows nothing of networks or files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import Fault, Invalid
+from app.learning.table import MISSING, Column, Table
+
+MAX_WARNINGS = 100
+UNSEEN = -2
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT64_MAX = float(np.finfo(np.float64).max)
+
+
+@dataclass(frozen=True)
+class Input:
+    """How one column is encoded.
+
+    Args:
+        impute: what stands in for a missing number (before scaling), or None where missing is refused.
+        marks_missing: whether a last feature says that the value was missing.
+        mean, scale: the value becomes `(value - mean) / scale`, in float64.
+        low, high: the range seen in training.
+        categories: one feature each, in this order; unseen ones become zeros.
+    """
+
+    name: str
+    kind: Literal["numeric", "boolean", "categorical"]
+    missing: Literal["impute", "error"]
+    marks_missing: bool
+    impute: float = 0.0
+    mean: float = 0.0
+    scale: float = 1.0
+    low: float = 0.0
+    high: float = 0.0
+    categories: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many features the column becomes."""
+        return (len(self.categories) or (self.kind != "categorical")) + self.marks_missing
+
+
+@dataclass(frozen=True)
+class Note:
+    """A warning about one cell."""
+
+    row: int
+    column: str
+    code: Literal["unseen_category", "imputed", "out_of_range", "unknown_column"]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The inputs, in order; d is the sum of their widths."""
+
+    inputs: tuple[Input, ...]
+
+    @property
+    def width(self) -> int:
+        """The number of features, d."""
+        return sum(each.width for each in self.inputs)
+
+    def document(self) -> list[dict[str, Any]]:
+        """Give the state as plain JSON."""
+        return [asdict(each) for each in self.inputs]
+
+    @classmethod
+    def from_document(cls, document: Sequence[Mapping[str, Any]]) -> Encoder:
+        """Rebuild an encoder from its state."""
+        return cls(tuple(Input(**{**each, "categories": tuple(each["categories"])}) for each in document))
+
+    def encode(self, cells: Mapping[str, NDArray[Any]], notes: list[Note] | None = None) -> NDArray[np.float32]:
+        """Encode n rows.
+
+        Args:
+            cells: for each input its n cells: float (n,) with NaN for missing; for a categorical one codes
+                int (n,) into its `categories`, -1 missing, -2 unseen.
+            notes: where given, gets a warning for each odd cell.
+
+        Returns:
+            float32 (n, d).
+
+        Raises:
+            Invalid: a missing value in an input that refuses it, or a number beyond float32; says where.
+        """
+        n = len(next(iter(cells.values())))
+        x = np.zeros((n, self.width), np.float32)
+        at = 0
+        for each in self.inputs:
+            values = cells[each.name]
+            is_missing = values == -1 if each.kind == "categorical" else np.isnan(values)
+            if each.missing == "error" and is_missing.any():
+                row = int(is_missing.argmax())
+                raise Invalid.at((row, each.name), f"Expected a value in column {each.name!r}, got none in row {row}.")
+            if each.kind == "categorical":
+                rows = np.flatnonzero(values >= 0)
+                x[rows, at + values[rows]] = 1.0
+            else:
+                x[:, at] = _scaled(each, values, is_missing)
+            if each.marks_missing:
+                x[:, at + each.width - 1] = is_missing
+            if notes is not None:
+                _note(notes, each, values, is_missing)
+            at += each.width
+        return x
+
+
+def fit_encoder(table: Table, names: Sequence[str], rows: NDArray[np.intp], *, scaling: str, encoding: str) -> Encoder:
+    """Learn an encoder from the training rows alone.
+
+    Args:
+        names: the feature columns.
+        rows: indices of the training rows.
+        scaling: "standard" or "none".
+        encoding: "auto" marks missing values and imputes always; "plain" refuses what training never lacked.
+    """
+    return Encoder(tuple(_fit_input(table.column(n), rows, scaling, encoding) for n in names))
+
+
+def _fit_input(column: Column, rows: NDArray[np.intp], scaling: str, encoding: str) -> Input:
+    values = column.values[rows]
+    is_missing = np.isnan(values) if column.is_number else values < 0
+    lacks = bool(is_missing.any())
+    missing: Literal["impute", "error"] = "impute" if encoding == "auto" or lacks else "error"
+    marks = encoding == "auto" and lacks
+    if not column.is_number:
+        used = np.unique(values[~is_missing]).tolist()
+        return Input(column.name, "categorical", missing, marks, categories=tuple(column.categories[i] for i in used))
+    present = values[~is_missing].astype(np.float64)
+    if not len(present):
+        present = np.zeros(1)
+    if column.kind == "boolean":
+        most = float(present.mean() >= 0.5)
+        return Input(column.name, "boolean", missing, marks, impute=most, low=0.0, high=1.0)
+    mean, scale = 0.0, 1.0
+    if scaling == "standard":
+        # halved, so that values near the largest float64 do not overflow the sums
+        mean = float((present / 2).mean() * 2)
+        spread = float((present / 2 - mean / 2).std() * 2)
+        scale = spread if spread > 0 and np.isfinite(spread) else 1.0
+    return Input(
+        column.name,
+        "numeric",
+        missing,
+        marks,
+        impute=float(np.median(present)),
+        mean=mean,
+        scale=scale,
+        low=float(present.min()),
+        high=float(present.max()),
+    )
+
+
+def _scaled(each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_]) -> NDArray[np.float64]:
+    numbers = np.where(is_missing, each.impute, values.astype(np.float64))
+    with np.errstate(over="ignore"):
+        numbers = (numbers - each.mean) / each.scale
+    beyond = ~(np.abs(numbers) <= _FLOAT32_MAX)
+    if beyond.any():
+        row = int(beyond.argmax())
+        raise Invalid.at(
+            (row, each.name),
+            f"Expected numbers within float32 in column {each.name!r} after scaling, got a larger one in row {row}.",
+        )
+    return numbers
+
+
+def _note(notes: list[Note], each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_]) -> None:
+    kinds: list[tuple[NDArray[np.bool_], Literal["imputed", "unseen_category", "out_of_range"]]] = [
+        (is_missing, "imputed")
+    ]
+    if each.kind == "categorical":
+        kinds.append((values == UNSEEN, "unseen_category"))
+    elif each.kind == "numeric":
+        kinds.append(((values < each.low) | (values > each.high), "out_of_range"))
+    for where, code in kinds:
+        notes.extend(Note(int(row), each.name, code) for row in np.flatnonzero(where).tolist())
+
+
+def table_cells(encoder: Encoder, table: Table) -> dict[str, NDArray[Any]]:
+    """Read a table's columns in an encoder's terms.
+
+    Raises:
+        Invalid: a column is absent that the encoder does not impute, or is of another kind.
+    """
+    cells: dict[str, NDArray[Any]] = {}
+    for each in encoder.inputs:
+        if each.name not in table.names:
+            cells[each.name] = _absent(each, table.rows)
+            continue
+        column = table.column(each.name)
+        if each.kind == "categorical":
+            cells[each.name] = _recoded(each, column)
+        elif column.is_number:
+            cells[each.name] = column.values
+        else:
+            present = [t if c >= 0 else None for c, t in ((c, column.categories[c]) for c in column.values.tolist())]
+            cells[each.name] = read_cells(each, present)
+    return cells
+
+
+def _recoded(each: Input, column: Column) -> NDArray[np.int32]:
+    index = {text: i for i, text in enumerate(each.categories)}
+    if column.is_number and column.codes is None:
+        return read_cells(each, column.cells(len(column.values)))
+    codes, texts = (column.codes, column.spellings) if column.codes is not None else (column.values, column.categories)
+    lookup = np.array([index.get(text, UNSEEN) for text in texts] + [-1], np.int32)
+    return lookup[codes]
+
+
+def read_cells(each: Input, values: Sequence[Any]) -> NDArray[Any]:
+    """Read the posted values of one column: numbers, texts, booleans or None.
+
+    Returns:
+        float64 (n,) with NaN for missing, or codes int32 (n,) for a categorical input.
+
+    Raises:
+        Invalid: a value of the wrong type; says row and column, for at most 20 rows.
+    """
+    faults: list[Fault] = []
+    read = _READERS[each.kind](each)
+    cells: list[Any] = []
+    for row, value in enumerate(values):
+        cell = read(value)
+        if cell is None:
+            message = f"Expected {_EXPECTED[each.kind]} in column {each.name!r}, got {_came(value)} in row {row}."
+            faults.append(Fault((row, each.name), message, "wrong_type"))
+            cell = 0
+        cells.append(cell)
+    if faults:
+        raise Invalid(faults[0].message, faults)
+    return np.array(cells, np.int32 if each.kind == "categorical" else np.float64)
+
+
+def _absent(each: Input, rows: int) -> NDArray[Any]:
+    if each.missing == "error":
+        raise Invalid.at((each.name,), f"Expected a column {each.name!r}, got none; the model does not impute it.")
+    return np.full(rows, -1, np.int32) if each.kind == "categorical" else np.full(rows, np.nan)
+
+
+def records_cells(encoder: Encoder, columns: Mapping[str, Sequence[Any]], rows: int) -> dict[str, NDArray[Any]]:
+    """Read posted columns of n values each in an encoder's terms; absent ones are missing throughout."""
+    return {
+        each.name: read_cells(each, columns[each.name]) if each.name in columns else _absent(each, rows)
+        for each in encoder.inputs
+    }
+
+
+def _numeric_reader(_each: Input) -> Callable[[Any], float | None]:
+    def read(value: Any) -> float | None:
+        if type(value) is float or type(value) is int:
+            return float(value) if abs(value) <= _FLOAT64_MAX else None
+        if value is None:
+            return np.nan
+        if type(value) is str:
+            text = value.strip()
+            if text in MISSING:
+                return np.nan
+            if _NUMBER.match(text) and abs(number := float(text)) != np.inf:
+                return number
+        return None
+
+    return read
+
+
+def _boolean_reader(_each: Input) -> Callable[[Any], float | None]:
+    def read(value: Any) -> float | None:
+        if type(value) is bool:
+            return float(value)
+        if value is None:
+            return np.nan
+        if type(value) is str:
+            text = value.strip()
+            return np.nan if text in MISSING else {"true": 1.0, "false": 0.0}.get(text.lower())
+        return float(value) if value in (0, 1) and type(value) in (int, float) else None
+
+    return read
+
+
+def _categorical_reader(each: Input) -> Callable[[Any], int | None]:
+    index = {text: i for i, text in enumerate(each.categories)}
+
+    def read(value: Any) -> int | None:
+        if type(value) is str:
+            text = value.strip()
+        elif value is None:
+            return -1
+        elif type(value) is bool:
+            text = "true" if value else "false"
+        elif type(value) in (int, float):
+            text = str(value)
+            if text not in index and float(value).is_integer():
+                text = str(int(value))
+        else:
+            return None
+        return -1 if text in MISSING else index.get(text, UNSEEN)
+
+    return read
+
+
+_READERS: dict[str, Callable[[Input], Callable[[Any], Any]]] = {
+    "numeric": _numeric_reader,
+    "boolean": _boolean_reader,
+    "categorical": _categorical_reader,
+}
+_EXPECTED = {"numeric": "a finite number", "boolean": "true or false", "categorical": "a text or a number"}
+
+
+def _came(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", float: "a number", int: "a number"}
+    return names.get(type(value), "another value")

@@ -1,0 +1,30 @@
+"""Tie a child process to its parent's life. Knows nothing of what either does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that spawned it ends.
+
+    Args:
+        parent: the parent's process id; where it is gone already, this process exits.
+
+    Source: prctl(2); the signal follows the spawning *thread*, so parents spawn from their main one.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def limit_child() -> None:
+    """Give up core files, and ignore the terminal's Ctrl-C, which is the parent's to act on."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,225 @@
+"""The serving process: socket, schema, key, worker, and a uvicorn that stops in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.api.app import create_app
+from app.config import Settings
+from app.wiring import Services, open_services
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 16 * 1024
+KEEP_ALIVE_SECONDS = 30
+MAX_CONNECTIONS = 1000
+#: a worker that dies is started again after this, doubled each time up to the last
+RESTART_SECONDS = (0.2, 10.0)
+WORKER_STOP_SECONDS = 8.0
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        OSError: the address cannot be bound, or the data directory not be written.
+    """
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    listener = _listen(settings.host, settings.port)
+    _migrate(settings.resolved_database_url)
+    services = open_services(settings)
+    _give_key(services)
+    server = _Server(services, listener)
+    server.run(sockets=[listener])
+    services.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(512)
+    listener.setblocking(False)
+    return listener
+
+
+def _migrate(url: str) -> None:
+    # in a fork: what Alembic needs in memory goes with it, and nothing runs in this process yet
+    child = multiprocessing.get_context("fork").Process(target=_migrate_in_fork, args=(url,))
+    child.start()
+    child.join()
+    if child.exitcode != 0:
+        raise SystemExit("fitserve: the database could not be migrated")
+
+
+def _migrate_in_fork(url: str) -> None:
+    from app.storage.migrate import migrate
+
+    migrate(url)
+
+
+def _give_key(services: Services) -> None:
+    has_key = services.keys.load()
+    if services.settings.needs_key and not has_key:
+        print(
+            f"fitserve: no key was configured; this one was made and is shown once: {services.keys.make()}", flush=True
+        )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with a worker beside it, and with drains that end."""
+
+    def __init__(self, services: Services, listener: socket.socket) -> None:
+        self._services = services
+        self._worker: asyncio.subprocess.Process | None = None
+        settings = services.settings
+        protocol = type("Protocol", (_Protocol,), {"head_seconds": settings.header_seconds})
+        config = uvicorn.Config(
+            create_app(services, self._lifespan),
+            http=protocol,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="on",
+            ws="none",
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(settings.drain_seconds),
+        )
+        super().__init__(config)
+        self._address = listener.getsockname()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Drain on the first signal; unlike uvicorn's own, do not raise it again: a drained stop is exit 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._drain)
+        yield
+
+    def _drain(self) -> None:
+        logger.info("draining")
+        self.should_exit = True
+        self._services.drain()
+        if self._worker is not None and self._worker.returncode is None:
+            self._worker.terminate()
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._services.watch.run())]
+        if self._services.settings.workers:
+            tasks.append(asyncio.create_task(self._supervise()))
+        tasks.append(asyncio.create_task(self._services.ingest.start()))
+        host, port = self._address[:2]
+        print(f"fitserve: serving on http://{f'[{host}]' if ':' in host else host}:{port}  docs at /docs", flush=True)
+        try:
+            yield
+        finally:
+            await self._stop_worker()
+            for task in tasks:
+                task.cancel()
+            await self._services.ingest.close()
+
+    async def _supervise(self) -> None:
+        """Keep one worker process alive; it dies with this one."""
+        delay, longest = RESTART_SECONDS
+        while not self._services.is_draining:
+            command = [sys.executable, "-m", "app", "work", "--parent", str(os.getpid())]
+            started = asyncio.get_running_loop().time()
+            self._worker = await asyncio.create_subprocess_exec(*command, env=environment(self._services.settings))
+            code = await self._worker.wait()
+            if self._services.is_draining:
+                return
+            logger.error("worker ended", extra={"exit_code": code})
+            lived = asyncio.get_running_loop().time() - started
+            delay = RESTART_SECONDS[0] if lived > longest else min(delay * 2, longest)
+            await asyncio.sleep(delay)
+
+    async def _stop_worker(self) -> None:
+        if self._worker is None or self._worker.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._worker.terminate()
+        try:
+            async with asyncio.timeout(WORKER_STOP_SECONDS):
+                await self._worker.wait()
+        except TimeoutError:
+            self._worker.kill()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Give this process's environment with every setting in it, for a child process."""
+    given = {f"FITSERVE_{name.upper()}": value for name, value in settings.model_dump().items()}
+    return {**os.environ, **{name: str(value) for name, value in given.items() if value is not None}}
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol with a cap on the request's head, and a time by which it must be there."""
+
+    head_seconds: float = 10.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self._head_bytes, self._in_head = 0, True
+        self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._clock.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what belongs to a head, and refuse a large one."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Start the clock for the next request's head."""
+        super().on_message_begin()
+        self._head_bytes, self._in_head = 0, True
+        self._clock.cancel()
+        self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header's bytes."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes <= MAX_HEAD_BYTES:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Stop the clock; a head that is too large meets no route."""
+        self._clock.cancel()
+        self._in_head = False
+        if self._head_bytes <= MAX_HEAD_BYTES:
+            super().on_headers_complete()
+
+    def _too_slow(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+
+_BODY = b'{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"code":"too_large","detail":"Expected a request head of at most 16384 bytes, got more.","request_id":"","errors":[]}'
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/problem+json\r\n"
+    b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)

@@ -1,0 +1,173 @@
+"""Blobs: immutable bytes under keys. Knows neither what they mean nor the database.
+
+A key is visible only when all its bytes are durable: local writes go to `staging/`, are fsynced, and are
+renamed into place; a folder's manifest is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore
+
+from app.errors import NotFound, StorageFull, is_disk_full
+
+CHUNK_BYTES = 1024**2
+
+
+class Blobs(Protocol):
+    """What the rooms ask of a store; one contract suite tests every implementation."""
+
+    def put(self, key: str, source: Path) -> None:
+        """Store a file, consuming it; a key that exists stays as it is. Durable on return."""
+
+    def publish(self, prefix: str, folder: Path) -> None:
+        """Store a folder of files under a new prefix, all or nothing, consuming it. Durable on return."""
+
+    def get(self, key: str) -> bytes:
+        """Give a blob's bytes, or raise `NotFound`."""
+
+    def local(self, key: str) -> Path:
+        """Give a readable local path of a blob or of a published folder, or raise `NotFound`."""
+
+    def delete(self, prefix: str) -> None:
+        """Remove a blob, or a folder with all in it; nothing happens where there is none."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """List the keys under a prefix."""
+
+    def staging(self, label: str) -> AbstractContextManager[Path]:
+        """Give an empty local folder, removed at the end; `put` and `publish` take files out of it."""
+
+    def sweep(self, label: str) -> None:
+        """Remove the staging folders of a label; only their one owner may, at its start."""
+
+
+class LocalBlobs:
+    """Blobs in a local folder.
+
+    Args:
+        root: the folder; made with mode 0700 where absent.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._staging = self.root / "staging"
+        self._staging.mkdir(mode=0o700, exist_ok=True)
+        self._store = LocalStore(self.root)
+
+    def put(self, key: str, source: Path) -> None:
+        """Store a file, consuming it; a key that exists stays as it is. Durable on return."""
+        target = self.root / key
+        with _disk_full_is_a_fact():
+            _fsync(source)
+            _make_folders(target.parent, self.root)
+            if target.exists():
+                source.unlink()
+            else:
+                source.rename(target)
+            _fsync(target.parent)
+
+    def publish(self, prefix: str, folder: Path) -> None:
+        """Store a folder of files under a new prefix, all or nothing, consuming it. Durable on return."""
+        target = self.root / prefix
+        with _disk_full_is_a_fact():
+            for file in sorted(folder.iterdir()):
+                _fsync(file)
+            _fsync(folder)
+            _make_folders(target.parent, self.root)
+            folder.rename(target)
+            _fsync(target.parent)
+
+    def get(self, key: str) -> bytes:
+        """Give a blob's bytes, or raise `NotFound`."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except (NotFoundError, FileNotFoundError) as error:
+            raise NotFound("blob", key) from error
+
+    def local(self, key: str) -> Path:
+        """Give a readable local path of a blob or of a published folder, or raise `NotFound`."""
+        path = self.root / key
+        if not path.exists():
+            raise NotFound("blob", key)
+        return path
+
+    def delete(self, prefix: str) -> None:
+        """Remove a blob, or a folder with all in it; nothing happens where there is none."""
+        path = self.root / prefix
+        if path.is_dir():
+            # renamed first, so that a reader sees the folder whole or not at all
+            doomed = self._staging / f"deleted-{uuid.uuid4().hex}"
+            path.rename(doomed)
+            shutil.rmtree(doomed)
+        else:
+            path.unlink(missing_ok=True)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """List the keys under a prefix."""
+        for batch in obstore.list(self._store, prefix=prefix):
+            yield from (entry["path"] for entry in batch)
+
+    @contextmanager
+    def staging(self, label: str) -> Iterator[Path]:
+        """Give an empty folder on the store's own disk, removed at the end; `put` and `publish` move out of it."""
+        folder = self._staging / f"{label}-{uuid.uuid4().hex}"
+        with _disk_full_is_a_fact():
+            folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self, label: str) -> None:
+        """Remove the staging folders of a label; only their one owner may, at its start."""
+        for folder in self._staging.glob(f"{label}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _disk_full_is_a_fact() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise StorageFull("The store's disk is full; nothing was stored.") from error
+        raise
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folders(folder: Path, root: Path) -> None:
+    missing = []
+    while folder != root and not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
+        _fsync(each.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Give the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

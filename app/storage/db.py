@@ -1,0 +1,215 @@
+"""The metadata database: its tables, its engine, and transactions. Knows no room's rules.
+
+SQLite runs with a rollback journal and `synchronous=FULL`: write-ahead logging has a corruption bug in the
+releases that distributions ship (sqlite.org, "WAL-reset bug", fixed in 3.51.3).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy.engine import Connection
+
+metadata = sa.MetaData()
+Json = sa.JSON
+#: SQLite numbers rows by itself only for INTEGER keys
+Big = BigInteger().with_variant(Integer, "sqlite")
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(200)),
+    Column("status", String(16), nullable=False),
+    Column("format", String(32), nullable=False),
+    Column("rows", Big),
+    Column("size_bytes", Big, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("raw_key", String(200), nullable=False),
+    Column("table_key", String(200)),
+    Column("columns", Json, nullable=False),
+    Column("warnings", Json, nullable=False),
+    Column("default_target", Text),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("sha256", "format", name="uq_datasets_content"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("workflow_id", String(80), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Column("claim", String(64)),
+    Column("device", String(32)),
+    Column("dataset_id", String(64), nullable=False),
+    Column("table_key", String(200), nullable=False),
+    Column("validation_table_key", String(200)),
+    Column("spec", Json, nullable=False),
+    Column("progress", Json, nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("version", Integer),
+    Column("error", Json),
+    Column("last_event", Integer, nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("started_at", String(32)),
+    Column("finished_at", String(32)),
+    Index("ix_jobs_status", "status"),
+    Index("ix_jobs_model", "model"),
+    Index("ix_jobs_dataset", "dataset_id"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("id", Integer, primary_key=True),
+    Column("at", String(32), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("body", Json, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("key_sha256", String(64), primary_key=True),
+    Column("body_sha256", String(64), nullable=False),
+    Column("job_id", String(64), nullable=False),
+    Column("created", Big, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("latest_version", Integer, nullable=False),
+    Column("created_at", String(32), nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("model", String(64), ForeignKey("models.name"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("job_id", String(64), nullable=False, unique=True),
+    Column("key", String(200), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("document", Json, nullable=False),
+    Column("is_deleted", Boolean, nullable=False),
+    Column("created_at", String(32), nullable=False),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("model", String(64), ForeignKey("models.name"), primary_key=True),
+    Column("alias", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("updated_at", String(32), nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("scopes", Json, nullable=False),
+    Column("created_at", String(32), nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("slots", Integer, nullable=False),
+    Column("document", Json, nullable=False),
+    Column("beat_at", String(32), nullable=False),
+)
+
+
+class Database:
+    """Transactions on one database, in SQL that SQLite and PostgreSQL both speak.
+
+    Args:
+        url: `sqlite:///path` or `postgresql+psycopg://…`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = url.startswith("sqlite")
+        if self.is_sqlite:
+            self.engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+            sa.event.listen(self.engine, "connect", _set_sqlite_up)
+            sa.event.listen(self.engine, "begin", _begin)
+        else:
+            self.engine = sa.create_engine(url, pool_pre_ping=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a transaction that commits at the end; on SQLite it holds the write lock from its start."""
+        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a transaction that sees one state and writes nothing."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def ping(self) -> None:
+        """Raise what the driver raises where the database cannot answer."""
+        with self.read() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _set_sqlite_up(connection: Any, _record: Any) -> None:
+    # SQLAlchemy, not the driver, begins transactions: a deferred upgrade from read to write fails at once
+    # with SQLITE_BUSY_SNAPSHOT and no time-out helps
+    connection.isolation_level = None
+    for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    is_write = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+
+
+def new_id(prefix: str) -> str:
+    """Make an id that sorts by time, such as `job_0193a5…`: 48 bits of milliseconds, then 64 random ones."""
+    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+
+
+def now() -> str:
+    """Give the time as RFC 3339 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def page(
+    connection: Connection, query: sa.Select[Any], order: sa.Column[Any], limit: int, after: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Run a query, last first, and give one page and the cursor of the next, or None.
+
+    Args:
+        order: a unique text column; the cursor is its value in the last row.
+    """
+    if after is not None:
+        query = query.where(order < after)
+    found = [dict(row) for row in connection.execute(query.order_by(order.desc()).limit(limit + 1)).mappings()]
+    more = len(found) > limit
+    return found[:limit], str(found[limit - 1][order.name]) if more else None

@@ -1,0 +1,80 @@
+"""The composition root: every room on its database and its store, from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from app.config import Settings
+from app.datasets import Datasets
+from app.engine import Engine
+from app.inference import Inference
+from app.ingest import Ingest
+from app.jobs import Jobs
+from app.keys import Keys
+from app.learning.spec import Limits
+from app.registry import Registry
+from app.storage.blobs import LocalBlobs
+from app.storage.db import Database
+from app.training import Rooms
+from app.watch import Watch
+from app.workers import Workers
+
+
+@dataclass
+class Services:
+    """What the API's routes are given."""
+
+    settings: Settings
+    rooms: Rooms
+    ingest: Ingest
+    inference: Inference
+    watch: Watch
+    keys: Keys
+    is_draining: bool = False
+    open_streams: int = 0
+    _closers: list[Engine] = field(default_factory=list)
+
+    def drain(self) -> None:
+        """Stop being ready, and let every stream and long poll end."""
+        self.is_draining = True
+        self.watch.wake_all()
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        for engine in self._closers:
+            engine.close()
+        self.rooms.database.close()
+
+
+def open_rooms(settings: Settings) -> tuple[Rooms, Engine]:
+    """Open every room; the database has been migrated by then."""
+    url = settings.resolved_database_url
+    database, blobs, engine = Database(url), LocalBlobs(settings.resolved_store), Engine(url)
+    rooms = Rooms(
+        database=database,
+        blobs=blobs,
+        datasets=Datasets(database, blobs),
+        jobs=Jobs(database, engine, settings.max_queued_jobs),
+        registry=Registry(database, blobs),
+        workers=Workers(database),
+    )
+    return rooms, engine
+
+
+def open_services(settings: Settings) -> Services:
+    """Open what the API needs."""
+    rooms, engine = open_rooms(settings)
+    return Services(
+        settings=settings,
+        rooms=rooms,
+        ingest=Ingest(settings.max_rows, settings.max_columns, settings.max_ingest_seconds),
+        inference=Inference(rooms.registry, settings.serve_on, settings.max_loaded_bytes),
+        watch=Watch(rooms.jobs),
+        keys=Keys(rooms.database, settings.configured_key()),
+        _closers=[engine],
+    )
+
+
+def job_limits(settings: Settings) -> Limits:
+    """Give what a job may ask for at most."""
+    return Limits(settings.max_classes, settings.max_features, settings.max_parameters, settings.max_job_seconds)

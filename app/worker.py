@@ -1,0 +1,307 @@
+"""The worker: takes jobs off the durable queue, and gives each a child process of its own.
+
+It relays the child's events, publishes the version, and keeps a warm child for the next job. It never imports
+Keras itself. Children are spawned from the main thread, whose end is what kills them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dbos import DBOS, DBOSConfig
+
+from app.engine import APPLICATION, ENGINE_VERSION, QUEUE, WORKFLOW
+from app.errors import FitserveError, StorageFull
+from app.jobs import MAX_CRASHES, Claim, Job
+from app.training import Rooms, publish
+
+logger = logging.getLogger(__name__)
+
+#: progress is committed at most this often
+REPORT_SECONDS = 0.25
+#: how often an idle claim is looked at, and the worker's heartbeat row written
+CHECK_SECONDS = 0.5
+BEAT_SECONDS = 5.0
+#: beyond `max_seconds`, for loading, encoding and writing
+GRACE_SECONDS = 600.0
+POLL_SECONDS = 0.2
+
+
+class Child:
+    """One training process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        #: the last lines of its standard error
+        self.said: deque[str] = deque(maxlen=40)
+        self._listener = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def spawn(cls) -> Child:
+        """Start a child that imports Keras and then waits for its request."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "app.trainer",
+            str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=64 * 1024**2,
+        )
+        return cls(process)
+
+    async def _listen(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            self.said.append(line.decode(errors="replace").rstrip()[:500])
+
+    async def ask(self, request: dict[str, Any]) -> None:
+        """Send the one request."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        await self.process.stdin.drain()
+
+    async def event(self) -> dict[str, Any] | None:
+        """Give the next event, or None when the child has ended."""
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    async def kill(self) -> None:
+        """End the child now and wait for that."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await asyncio.shield(self.process.wait())
+
+
+class Worker:
+    """Carries out jobs, `slots` at a time."""
+
+    def __init__(self, rooms: Rooms, name: str, slots: int) -> None:
+        self._rooms = rooms
+        self._name = name
+        self._slots = slots
+        self._warm: Child | None = None
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; then put the running jobs back and return."""
+        asyncio.set_event_loop(self._loop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        self._rooms.blobs.sweep(self._label)
+        self._rooms.registry.sweep()
+        self._launch()
+        try:
+            self._loop.run_until_complete(self._live())
+        finally:
+            DBOS.destroy(workflow_completion_timeout_sec=0)
+
+    @property
+    def _label(self) -> str:
+        return f"train-{self._name}"
+
+    def _launch(self) -> None:
+        config: DBOSConfig = {
+            "name": APPLICATION,
+            "system_database_url": self._rooms.database.url,
+            "application_version": ENGINE_VERSION,
+            "executor_id": self._name,
+            "run_migrations": False,
+            "notification_listener_polling_interval_sec": POLL_SECONDS,
+            "enable_otlp": False,
+            "console_log_level": "CRITICAL",
+        }
+        DBOS(config=config)
+
+        @DBOS.step(name="run", preemptible=True)
+        async def run(job_id: str, workflow_id: str) -> None:
+            future = asyncio.run_coroutine_threadsafe(self._take(job_id, workflow_id), self._loop)
+            await asyncio.wrap_future(future)
+
+        @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=1_000_000)
+        async def train(job_id: str, workflow_id: str) -> None:
+            await run(job_id, workflow_id)
+
+        DBOS.listen_queues([QUEUE])
+        DBOS.launch()
+        DBOS.register_queue(QUEUE, worker_concurrency=self._slots, polling_interval_sec=POLL_SECONDS)
+
+    async def _live(self) -> None:
+        self._warm = await Child.spawn()
+        beat = asyncio.create_task(self._beat())
+        await self._stopping.wait()
+        logger.info("stopping", extra={"running": len(self._running)})
+        beat.cancel()
+        for task in list(self._running.values()):
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        if self._warm is not None:
+            await self._warm.kill()
+
+    async def _beat(self) -> None:
+        while True:
+            with suppress(OSError):
+                await asyncio.to_thread(self._rooms.workers.beat, self._name, self._slots, list(self._running))
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _take(self, job_id: str, workflow_id: str) -> None:
+        """Run one job to its end; when the worker stops, leave the workflow unfinished so that it recovers."""
+        task = asyncio.create_task(self._carry_out(job_id, workflow_id))
+        self._running[job_id] = task
+        try:
+            await task
+        finally:
+            task.cancel()
+            del self._running[job_id]
+            if self._stopping.is_set():
+                await asyncio.sleep(3600)
+
+    async def _carry_out(self, job_id: str, workflow_id: str) -> None:
+        claim = await asyncio.to_thread(self._rooms.jobs.claim, job_id, workflow_id)
+        if claim is None:
+            return
+        job = await asyncio.to_thread(self._rooms.jobs.get, job_id)
+        logger.info("job started", extra={"job_id": job_id, "attempt": job.attempt})
+        try:
+            while not await self._attempt(job, claim):
+                crashes = await asyncio.to_thread(self._rooms.jobs.charge_crash, claim)
+                if crashes >= MAX_CRASHES:
+                    message = f"The training process died {crashes} times."
+                    await asyncio.to_thread(self._rooms.jobs.fail, claim, "worker_crashed", message)
+                    return
+        except asyncio.CancelledError:
+            if self._stopping.is_set():
+                await asyncio.to_thread(self._rooms.jobs.release, claim)
+            raise
+        except StorageFull as error:
+            await asyncio.to_thread(self._rooms.jobs.fail, claim, "storage_full", error.message)
+        except FitserveError as error:
+            await asyncio.to_thread(self._rooms.jobs.fail, claim, "invalid_data", error.message)
+        except Exception:
+            logger.exception("job failed", extra={"job_id": job_id})
+            await asyncio.to_thread(self._rooms.jobs.fail, claim, "internal", "The worker failed; its log says why.")
+
+    async def _attempt(self, job: Job, claim: Claim) -> bool:
+        """Run one child; True when the job has ended, False when the child died on its own."""
+        with self._rooms.blobs.staging(self._label) as folder:
+            child, self._warm = self._warm, None
+            if child is None or child.process.returncode is not None:
+                child = await Child.spawn()
+            try:
+                return await self._converse(child, job, claim, folder)
+            finally:
+                await child.kill()
+                if self._warm is None and not self._stopping.is_set():
+                    self._warm = await Child.spawn()
+
+    async def _converse(self, child: Child, job: Job, claim: Claim, folder: Path) -> bool:
+        version = folder / "version"
+        version.mkdir()
+        validation = job.validation_table_key
+        await child.ask(
+            {
+                "job": job.id,
+                "spec": {k: v for k, v in job.spec.items() if k not in ("columns", "dataset")},
+                "columns": job.spec["columns"],
+                "table": str(self._rooms.datasets.path(job.table_key)),
+                "validation_table": None if validation is None else str(self._rooms.datasets.path(validation)),
+                "folder": str(version),
+            }
+        )
+        relay = _Relay(self._rooms, claim)
+        deadline = time.monotonic() + float(job.spec["fit"]["max_seconds"]) + GRACE_SECONDS
+        reading = asyncio.create_task(child.event())
+        try:
+            while time.monotonic() < deadline:
+                done, _ = await asyncio.wait([reading], timeout=REPORT_SECONDS)
+                if done:
+                    event = reading.result()
+                    if event is None:
+                        held = await relay.flush()
+                        logger.warning("training process died", extra={"job_id": job.id, "said": list(child.said)})
+                        return not held
+                    if event["type"] == "done":
+                        await relay.flush()
+                        await asyncio.to_thread(publish, self._rooms, job, claim, version, event)
+                        return True
+                    if event["type"] == "failed":
+                        await relay.flush()
+                        failure = (event["code"], event["message"], event.get("param"))
+                        await asyncio.to_thread(self._rooms.jobs.fail, claim, *failure)
+                        return True
+                    relay.add(event)
+                    reading = asyncio.create_task(child.event())
+                if relay.is_due and not await relay.flush():
+                    return True
+            await asyncio.to_thread(self._rooms.jobs.fail, claim, "timeout", "The job ran far beyond its max_seconds.")
+            return True
+        finally:
+            reading.cancel()
+
+
+class _Relay:
+    """Gathers a child's events and commits them a few times a second."""
+
+    def __init__(self, rooms: Rooms, claim: Claim) -> None:
+        self._rooms = rooms
+        self._claim = claim
+        self._news: list[dict[str, Any]] = []
+        self._progress: dict[str, Any] | None = None
+        self._device: str | None = None
+        self._flushed = 0.0
+
+    def add(self, event: dict[str, Any]) -> None:
+        if event["type"] == "progress":
+            self._progress = {name: value for name, value in event.items() if name != "type"}
+        elif event["type"] == "device":
+            self._device = event["device"]
+        elif event["type"] != "ready":
+            self._news.append(event)
+
+    @property
+    def is_due(self) -> bool:
+        has_news = bool(self._news or self._progress or self._device)
+        return time.monotonic() - self._flushed >= (REPORT_SECONDS if has_news else CHECK_SECONDS)
+
+    async def flush(self) -> bool:
+        """Commit what there is; False when the claim is void and the child is to be dropped."""
+        news, progress, device = self._news, self._progress, self._device
+        self._news, self._progress, self._device, self._flushed = [], None, None, time.monotonic()
+        jobs = self._rooms.jobs
+        if device is not None:
+            await asyncio.to_thread(jobs.set_device, self._claim, device)
+        if not news and progress is None:
+            return await asyncio.to_thread(jobs.is_held, self._claim)
+        return await asyncio.to_thread(jobs.report, self._claim, news, progress)
+
+
+def lock_name(data_dir: Path, name: str) -> int:
+    """Hold a worker's name for this process's life; two workers of one name would redo each other's jobs.
+
+    Raises:
+        SystemExit: another live process has it.
+    """
+    descriptor = os.open(data_dir / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    for _ in range(50):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return descriptor
+    raise SystemExit(f"fitserve: a worker named {name!r} runs on this data directory already; give --worker-name")
