@@ -173,8 +173,8 @@ class Jobs:
     def counts(self) -> dict[str, int]:
         """Count jobs by status."""
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(jobs.c.status, sa.func.count()).group_by(jobs.c.status))
-            return {status: count for status, count in rows}
+            rows = connection.execute(sa.select(jobs.c.status, sa.func.count().label("n")).group_by(jobs.c.status))
+            return {row.status: row.n for row in rows}
 
     def needs_dataset(self, connection: Connection, dataset_id: str, table_keys: Sequence[str]) -> bool:
         """Tell whether a queued or running job reads this data set."""
