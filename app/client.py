@@ -218,6 +218,10 @@ class Client:
         self.base_url = base_url or os.environ.get("FITSERVE_URL") or DEFAULT_URL
         if not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"expected an address such as {DEFAULT_URL}, got {self.base_url!r}")
+        try:
+            host = httpx.URL(self.base_url).host
+        except httpx.InvalidURL as error:
+            raise ValueError(f"expected an address such as {DEFAULT_URL}: {error}, got {self.base_url!r}") from None
         key = os.environ.get("FITSERVE_API_KEY", "") if api_key is None else api_key
         self._http = httpx.Client(
             base_url=self.base_url,
@@ -225,7 +229,7 @@ class Client:
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
             transport=transport,
             # a proxy from the environment cannot reach this machine's loopback
-            trust_env=httpx.URL(self.base_url).host not in ("localhost", "127.0.0.1", "::1"),
+            trust_env=host not in ("localhost", "127.0.0.1", "::1"),
         )
 
     def __enter__(self) -> Self:

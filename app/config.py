@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+#: a database in memory is none that several processes share
+_DATABASE = re.compile(r"sqlite:///(?!:memory:).|postgresql(\+psycopg)?://.")
 MIB = 1024**2
 GIB = 1024**3
 Bytes = Annotated[int, Field(ge=1)]
@@ -18,12 +23,16 @@ Count = Annotated[int, Field(ge=1)]
 class Settings(BaseSettings):
     """Everything that can be set; the descriptions are the reference printed by `--help` and the README."""
 
-    model_config = SettingsConfigDict(env_prefix="FITSERVE_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="FITSERVE_", env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on; off loopback a key is required.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(Path("models"), description="Folder of data sets, versions and the database.")
-    database_url: str = Field("", description="Metadata and queue; default sqlite:///{data_dir}/fitserve.db.")
+    database_url: str = Field(
+        "", description="Metadata and queue; default sqlite:///{data_dir}/fitserve.db.", repr=False
+    )
     store_url: str = Field("", description="Where blobs live; default the data directory.")
     api_key: str | None = Field(None, min_length=16, description="The admin key, at least 16 characters.", repr=False)
     api_key_file: Path | None = Field(None, description="A file that holds the admin key.")
@@ -54,11 +63,20 @@ class Settings(BaseSettings):
     body_seconds: float = Field(60, gt=0, description="Longest pause inside a request body.")
     drain_seconds: float = Field(15, gt=0, le=20, description="Time that requests in flight have at shutdown.")
 
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value and not _DATABASE.match(value):
+            # the rest may hold a password
+            raise ValueError(f"expected sqlite:///PATH or postgresql://…, got scheme {value.partition(':')[0][:40]!r}")
+        # the driver that is installed
+        return re.sub("^postgresql://", "postgresql+psycopg://", value)
+
     @field_validator("store_url")
     @classmethod
     def _known_store(cls, value: str) -> str:
-        if value and not value.startswith("file://"):
-            raise ValueError(f"expected a file:// address or nothing, got scheme {value.split(':', 1)[0]!r}")
+        if value and not value.startswith("file:///"):
+            raise ValueError(f"expected file:///PATH or nothing, got scheme {value.partition(':')[0][:40]!r}")
         return value
 
     @property
@@ -69,7 +87,7 @@ class Settings(BaseSettings):
     @property
     def resolved_store(self) -> Path:
         """The local folder of blobs."""
-        return Path(self.store_url.removeprefix("file://")) if self.store_url else self.data_dir
+        return Path(unquote(self.store_url.removeprefix("file://"))) if self.store_url else self.data_dir
 
     @property
     def is_loopback(self) -> bool:
@@ -81,10 +99,11 @@ class Settings(BaseSettings):
         except ValueError:
             return False
 
-    @property
+    @cached_property
     def needs_key(self) -> bool:
-        """Whether requests must carry a key: off loopback, or where one is configured."""
-        return self.configured_key() is not None or not (self.is_loopback or self.insecure_no_auth)
+        """Whether requests must carry a key: off loopback, or where one is configured. The key's file is read once."""
+        is_configured = self.api_key is not None or self.api_key_file is not None
+        return is_configured or not (self.is_loopback or self.insecure_no_auth)
 
     def configured_key(self) -> str | None:
         """Give the admin key of `api_key` or `api_key_file`, or None.

@@ -7,19 +7,24 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.app import create_app
+from app.api.problems import problem
 from app.config import Settings
-from app.wiring import Services, open_services
+from app.wiring import Services, make_data_dir, open_services
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +42,7 @@ def serve(settings: Settings) -> None:
     Raises:
         OSError: the address cannot be bound, or the data directory not be written.
     """
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_dir(settings.data_dir)
     listener = _listen(settings.host, settings.port)
     _migrate(settings.resolved_database_url)
     services = open_services(settings)
@@ -48,11 +53,14 @@ def serve(settings: Settings) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(address)
-    listener.listen(512)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(512)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     listener.setblocking(False)
     return listener
 
@@ -63,13 +71,17 @@ def _migrate(url: str) -> None:
     child.start()
     child.join()
     if child.exitcode != 0:
-        raise SystemExit("fitserve: the database could not be migrated")
+        raise SystemExit(1)
 
 
 def _migrate_in_fork(url: str) -> None:
     from app.storage.migrate import migrate
 
-    migrate(url)
+    try:
+        migrate(url)
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", error)
+        raise SystemExit(f"fitserve: the database {make_url(url)!r} could not be migrated: {reason}") from None
 
 
 def _give_key(services: Services) -> None:
@@ -141,11 +153,15 @@ class _Server(uvicorn.Server):
         while not self._services.is_draining:
             command = [sys.executable, "-m", "app", "work", "--parent", str(os.getpid())]
             started = asyncio.get_running_loop().time()
-            self._worker = await asyncio.create_subprocess_exec(*command, env=environment(self._services.settings))
-            code = await self._worker.wait()
-            if self._services.is_draining:
-                return
-            logger.error("worker ended", extra={"exit_code": code})
+            try:
+                self._worker = await asyncio.create_subprocess_exec(*command, env=environment(self._services.settings))
+            except OSError:
+                logger.exception("worker not started")
+            else:
+                code = await self._worker.wait()
+                if self._services.is_draining:
+                    return
+                logger.error("worker ended", extra={"exit_code": code})
             lived = asyncio.get_running_loop().time() - started
             delay = RESTART_SECONDS[0] if lived > longest else min(delay * 2, longest)
             await asyncio.sleep(delay)
@@ -172,12 +188,12 @@ class _Protocol(HttpToolsProtocol):
     """uvicorn's protocol with a cap on the request's head, and a time by which it must be there."""
 
     head_seconds: float = 10.0
+    _clock: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
         super().connection_made(transport)
-        self._head_bytes, self._in_head = 0, True
-        self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
+        self._start_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
@@ -188,38 +204,55 @@ class _Protocol(HttpToolsProtocol):
         """Count what belongs to a head, and refuse a large one."""
         super().data_received(data)
         if self._in_head:
-            self._head_bytes += len(data)
-        if self._head_bytes > MAX_HEAD_BYTES and self.transport is not None and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            self._received_bytes += len(data)
+        if self._is_too_large and self.transport is not None and not self.transport.is_closing():
+            self._refuse(431, "too_large", f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; uvicorn's own answer is plain text."""
+        self._refuse(400, "malformed", f"Expected HTTP/1.1: {msg}")
 
     def on_message_begin(self) -> None:
         """Start the clock for the next request's head."""
         super().on_message_begin()
-        self._head_bytes, self._in_head = 0, True
         self._clock.cancel()
-        self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
+        self._start_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the address's bytes."""
+        self._parsed_bytes += len(url)
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count a header's bytes."""
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes <= MAX_HEAD_BYTES:
+        self._parsed_bytes += len(name) + len(value)
+        if not self._is_too_large:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Stop the clock; a head that is too large meets no route."""
         self._clock.cancel()
         self._in_head = False
-        if self._head_bytes <= MAX_HEAD_BYTES:
+        if not self._is_too_large:
             super().on_headers_complete()
+
+    @property
+    def _is_too_large(self) -> bool:
+        # a head is counted as it arrives, and as it is parsed: one in a single piece with its body shows in the second
+        return max(self._received_bytes, self._parsed_bytes) > MAX_HEAD_BYTES
+
+    def _start_head(self) -> None:
+        self._received_bytes, self._parsed_bytes, self._in_head = 0, 0, True
+        self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        request_id = secrets.token_hex(8)
+        answer = problem(status, code, detail, request_id, headers={"Connection": "close", "X-Request-ID": request_id})
+        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
+        head += [name + b": " + value for name, value in answer.raw_headers]
+        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
+        self.transport.close()
 
     def _too_slow(self) -> None:
         if self.transport is not None:
             self.transport.close()
-
-
-_BODY = b'{"type":"about:blank","title":"Request Header Fields Too Large","status":431,"code":"too_large","detail":"Expected a request head of at most 16384 bytes, got more.","request_id":"","errors":[]}'
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/problem+json\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-)

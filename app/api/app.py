@@ -14,6 +14,7 @@ from app import __version__
 from app.api import datasets, docs, jobs, models, ops, predictions, problems
 from app.api.deps import PUBLIC, authorize
 from app.api.edge import LOOPBACK_HOSTS, Edge
+from app.api.schemas import AliasIn, DatasetPatch
 from app.learning.spec import TrainSpec
 from app.wiring import Services
 
@@ -98,7 +99,7 @@ def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 )
             )
             schemas = made["components"]["schemas"]
-            for extra in (TrainSpec, problems.Problem):
+            for extra in (TrainSpec, AliasIn, DatasetPatch, problems.Problem):
                 schema = extra.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
                 schemas[extra.__name__] = schema

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 
-from app.api.deps import After, Given, Limit, media_type, spool, staging
+from app.api.deps import After, Given, Limit, json_body, json_request, media_type, spool, staging
 from app.api.problems import documented
 from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
 from app.datasets import Dataset
@@ -27,8 +27,12 @@ FORMATS = {
     "application/json": "json",
     "application/x-npz": "npz",
 }
-SMALL_BODY = 1024**2
-Id = Annotated[str, PathParameter(pattern=r"^ds_[0-9a-f]{1,60}$", description="A data set's id.")]
+Id = Annotated[
+    str,
+    PathParameter(
+        pattern=r"^ds_[0-9a-f]{1,60}$", description="A data set's id.", examples=["ds_0193a5c2f1b07d2c9f1e3a5b7c9d"]
+    ),
+]
 
 _CSV = "species,length,weight\nAdelie,181,3750\nGentoo,217,5200\nAdelie,186,3800\n"
 _JSON = {"columns": {"length": [181, 217, 186], "species": ["Adelie", "Gentoo", "Adelie"]}}
@@ -36,7 +40,10 @@ UPLOAD_BODY: dict[str, Any] = {
     "required": True,
     "content": {
         "text/csv": {"schema": {"type": "string"}, "examples": {"table": {"value": _CSV}}},
-        "text/tab-separated-values": {"schema": {"type": "string"}},
+        "text/tab-separated-values": {
+            "schema": {"type": "string"},
+            "examples": {"table": {"value": _CSV.replace(",", "\t")}},
+        },
         "application/json": {
             "schema": {"type": "object"},
             "examples": {
@@ -135,10 +142,10 @@ def get_rows(id: Id, given: Given, limit: Limit = 50) -> Any:
     "/{id}",
     response_model=DatasetOut,
     summary="Correct the kinds of columns",
-    responses=documented(400, 404, 408, 413, 422, 507),
-    max_body_size=SMALL_BODY,
+    responses=documented(400, 404, 408, 413, 415, 422, 507),
+    openapi_extra=json_request(DatasetPatch),
 )
-async def patch_dataset(id: Id, body: DatasetPatch, given: Given) -> Any:
+async def patch_dataset(id: Id, body: Annotated[DatasetPatch, Depends(json_body(DatasetPatch))], given: Given) -> Any:
     """Read the uploaded bytes again with these kinds; jobs keep the kinds they were submitted with."""
     dataset = await asyncio.to_thread(given.rooms.datasets.get, id)
     known = {column["name"] for column in dataset.columns}

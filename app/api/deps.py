@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ValidationError
 
+from app.api.problems import invalid
 from app.errors import NotAcceptable, StorageFull, TooLarge, Unauthorized, UnsupportedMedia, is_disk_full
 from app.wiring import Services
 
 #: put into `openapi_extra`, it makes a route answer without a key; every other route asks for one
 PUBLIC: dict[str, Any] = {"security": []}
+#: largest body of a request that carries no data
+SMALL_BODY = 1024**2
 _bearer = HTTPBearer(auto_error=False, description="An API key.")
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -35,7 +39,9 @@ ModelRef = Annotated[
 Number = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="A version's number.", examples=[1])]
 
 
-def services(request: Request) -> Services:
+# these two are asynchronous though they await nothing: a plain function would need a thread of every request,
+# and a busy database could take them all from /livez
+async def services(request: Request) -> Services:
     """Give the process's services."""
     found: Services = request.app.state.services
     return found
@@ -44,7 +50,7 @@ def services(request: Request) -> Services:
 Given = Annotated[Services, Depends(services)]
 
 
-def authorize(
+async def authorize(
     request: Request, given: Given, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> None:
     """Let a request through that carries a known key, needs none, or meets a public route.
@@ -103,6 +109,29 @@ async def read_body(request: Request, limit: int) -> bytes:
         TooLarge: it is larger than `limit` bytes.
     """
     return b"".join([chunk async for chunk in _chunks(request, limit)])
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def json_body(model: type[_Model]) -> Callable[[Request], Awaitable[_Model]]:
+    """Make a dependency that reads a small JSON body; FastAPI's own would read it before the key is checked."""
+
+    async def read(request: Request) -> _Model:
+        require_json(request)
+        body = await read_body(request, SMALL_BODY)
+        try:
+            return model.model_validate_json(body)
+        except ValidationError as error:
+            raise invalid(error) from error
+
+    return read
+
+
+def json_request(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe such a body for the OpenAPI page."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def spool(request: Request, path: Path, limit: int) -> None:

@@ -7,11 +7,11 @@ Addresses inside the page are relative (`docs/docs.js`, `openapi.json`), so it w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import FileResponse
 
+from app.api.deps import PUBLIC
 from app.errors import NotFound
 
 #: for every page of our own; Swagger UI works under it, as it sets styles through the CSSOM only
@@ -19,14 +19,8 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-#: for every file of our own pages
-PAGE_HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+#: for every file of our own pages; `app.api.edge` adds what every answer has
+PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
 _CACHE_SECONDS = 3600
 _STATIC = Path(__file__).parent / "static"
 _SWAGGER_UI = _STATIC / "vendor" / "swagger-ui"
@@ -39,18 +33,17 @@ FILES = {
     "swagger-ui.css": (_SWAGGER_UI / "swagger-ui.css", "text/css"),
     "favicon-32x32.png": (_SWAGGER_UI / "favicon-32x32.png", "image/png"),
 }
-_PUBLIC: dict[str, Any] = {"security": []}
 
 router = APIRouter(include_in_schema=False)
 
 
-@router.api_route("/docs", methods=["GET", "HEAD"], openapi_extra=_PUBLIC)
+@router.api_route("/docs", methods=["GET", "HEAD"], openapi_extra=PUBLIC)
 def get_page(request: Request) -> Response:
     """Answer with the page."""
     return _answer(request, _PAGE, "text/html", "no-cache")
 
 
-@router.api_route("/docs/{name}", methods=["GET", "HEAD"], openapi_extra=_PUBLIC)
+@router.api_route("/docs/{name}", methods=["GET", "HEAD"], openapi_extra=PUBLIC)
 def get_file(request: Request, name: str) -> Response:
     """Answer with one of the files that the page is made of."""
     if name not in FILES:
@@ -58,7 +51,7 @@ def get_file(request: Request, name: str) -> Response:
     return _answer(request, *FILES[name])
 
 
-@router.api_route("/favicon.ico", methods=["GET", "HEAD"], openapi_extra=_PUBLIC)
+@router.api_route("/favicon.ico", methods=["GET", "HEAD"], openapi_extra=PUBLIC)
 def get_favicon(request: Request) -> Response:
     """Answer with the icon that browsers ask for unasked; they look at its bytes, a PNG, and not at its name."""
     return _answer(request, *FILES["favicon-32x32.png"])

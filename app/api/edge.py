@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from app.api.problems import problem
 
@@ -49,6 +50,8 @@ class Edge:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
         scope["request_id"] = request_id
+        # in every line that is logged on the request's behalf
+        bind_contextvars(request_id=request_id)
         began, status = time.perf_counter(), 0
 
         async def answer(message: Message) -> None:
@@ -69,7 +72,6 @@ class Edge:
                 await self._app(scope, self._timed(receive), answer)
         finally:
             fields = {
-                "request_id": request_id,
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,

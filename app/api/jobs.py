@@ -34,7 +34,12 @@ PING_SECONDS = 15.0
 STREAM_SECONDS = 15 * 60.0
 _BATCH = 500
 
-Id = Annotated[str, PathParameter(pattern=r"^job_[0-9a-f]{1,60}$", description="A job's id.")]
+Id = Annotated[
+    str,
+    PathParameter(
+        pattern=r"^job_[0-9a-f]{1,60}$", description="A job's id.", examples=["job_0193a5c2f1b07d2c9f1e3a5b7c9d"]
+    ),
+]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 _SPEC = {"$ref": "#/components/schemas/TrainSpec"}
@@ -61,7 +66,8 @@ TRAIN_BODY: dict[str, Any] = {
                         "data": {
                             "columns": {
                                 "length": [181, 186, 195, 217, 215, 222, 193, 210, 190, 219],
-                                "species": ["a", "a", "a", "g", "g", "g", "a", "g", "a", "g"],
+                                "weight": [3750, 3800, 3250, 5200, 5700, 5400, 3450, 4500, 3650, 5850],
+                                "species": [*("Adelie",) * 3, *("Gentoo",) * 3, *("Adelie", "Gentoo") * 2],
                             }
                         },
                         "target": "species",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Path as PathParameter
 
-from app.api.datasets import SMALL_BODY
-from app.api.deps import After, Given, Limit, ModelName, Number, staging
+from app.api.deps import After, Given, Limit, ModelName, Number, json_body, json_request, staging
 from app.api.problems import documented
 from app.api.schemas import AliasIn, ModelOut, ModelPage, VersionOut
 from app.export import export_version
@@ -93,10 +92,12 @@ async def get_export(
     "/{name}/aliases/{alias}",
     response_model=ModelOut,
     summary="Point an alias at a version",
-    responses=documented(400, 404, 408, 413, 422),
-    max_body_size=SMALL_BODY,
+    responses=documented(400, 404, 408, 413, 415, 422),
+    openapi_extra=json_request(AliasIn),
 )
-def put_alias(name: ModelName, alias: Alias, body: AliasIn, given: Given) -> Any:
+def put_alias(
+    name: ModelName, alias: Alias, body: Annotated[AliasIn, Depends(json_body(AliasIn))], given: Given
+) -> Any:
     """Move an alias; `default` is what the bare name means."""
     return ModelOut.of(given.rooms.registry.set_alias(name, alias, body.version))
 

@@ -24,13 +24,13 @@ router = APIRouter(tags=["Operations"])
 LIBRARIES = ("fastapi", "keras", "numpy", "onnxruntime", "tensorflow", "uvicorn")
 
 
-@router.get("/livez", summary="Is the process alive?", openapi_extra=PUBLIC)
+@router.get("/livez", summary="Is the process alive?", openapi_extra=PUBLIC, responses=documented(is_public=True))
 async def livez() -> dict[str, str]:
     """Answer from the event loop alone."""
     return {"status": "alive"}
 
 
-@router.get("/readyz", summary="Does it serve?", openapi_extra=PUBLIC, responses=documented())
+@router.get("/readyz", summary="Does it serve?", openapi_extra=PUBLIC, responses=documented(422, is_public=True))
 async def readyz(
     given: Given, verbose: Annotated[bool, Query(description="Say how the database and the workers are, too.")] = False
 ) -> dict[str, Any]:

@@ -47,10 +47,19 @@ EVALUATE_BODY: dict[str, Any] = {
             "schema": {"type": "object"},
             "examples": {
                 "dataset": {"value": {"dataset": "ds_0193a5c2f1b07d2c9f1e3a5b7c9d"}},
-                "inline": {"value": {"data": {"columns": {"length": [181, 217], "species": ["Adelie", "Gentoo"]}}}},
+                "inline": {
+                    "value": {
+                        "data": {
+                            "columns": {"length": [181, 217], "weight": [3750, 5200], "species": ["Adelie", "Gentoo"]}
+                        }
+                    }
+                },
             },
         },
-        "text/csv": {"schema": {"type": "string"}},
+        "text/csv": {
+            "schema": {"type": "string"},
+            "examples": {"table": {"value": "length,weight,species\n181,3750,Adelie\n217,5200,Gentoo\n"}},
+        },
         "application/x-npz": {"schema": {"type": "string", "format": "binary"}},
     },
 }
@@ -115,16 +124,17 @@ def _read_json(body: bytes, loaded: Loaded) -> Rows:
     except orjson.JSONDecodeError as error:
         raise Malformed(f"Expected JSON: {error}.") from error
     given = set(document) if isinstance(document, dict) else set()
+    names = [each.name for each in loaded.artifact.encoder.inputs]
     if given == {"records"}:
-        return _records(document["records"])
+        return _records(document["records"], names)
     if given == {"columns"}:
         return _columns(document["columns"])
     if given == {"x"}:
-        return _rows(document["x"], [each.name for each in loaded.artifact.encoder.inputs])
+        return _rows(document["x"], names)
     raise Invalid('Expected an object with one of "records", "columns" and "x".')
 
 
-def _records(records: Any) -> Rows:
+def _records(records: Any, inputs: list[str]) -> Rows:
     if not isinstance(records, list) or not records:
         raise Invalid.at(("records",), "Expected records to be a list of at least one object.")
     names: dict[str, None] = {}
@@ -132,7 +142,9 @@ def _records(records: Any) -> Rows:
         if not isinstance(record, dict):
             raise Invalid.at(("records", i), f"Expected record {i} to be an object.")
         names.update(dict.fromkeys(record))
-    return Rows({name: [record.get(name) for record in records] for name in names}, len(records))
+    # of the others only the names matter: their cells could be as many as records times records
+    cells = {name: [record.get(name) for record in records] for name in inputs if name in names}
+    return Rows({**dict.fromkeys(names, ()), **cells}, len(records))
 
 
 def _columns(columns: Any) -> Rows:

@@ -18,12 +18,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app import errors
-from app.errors import FAULT_LIMIT, Fault, FitserveError, Invalid
+from app.errors import FAULT_LIMIT, Fault, FitserveError, Invalid, Malformed
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 MAX_BYTES = 4096
+#: as JSON a character takes up to six bytes
+DETAIL_CHARACTERS = 500
 RETRY_AFTER_SECONDS = 2
 
 STATUSES: dict[type[FitserveError], int] = {
@@ -67,14 +69,16 @@ class Problem(BaseModel):
     errors: list[ProblemFault]
 
 
-def documented(*statuses: int, ok: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+def documented(
+    *statuses: int, ok: dict[str, Any] | None = None, is_public: bool = False
+) -> dict[int | str, dict[str, Any]]:
     """Describe the answers of a route for its OpenAPI page: its errors, and 200 where it needs more words.
 
-    Every route may answer 401, 403 and 503; none answers 500 by contract.
+    Every route may answer 403 and 503, and 401 where it is not public; none answers 500 by contract.
     """
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     answers: dict[int | str, dict[str, Any]] = {} if ok is None else {200: ok}
-    for status in sorted({*statuses, 401, 403, 503}):
+    for status in sorted({*statuses, 403, 503} | (set() if is_public else {401})):
         answers[status] = {"description": HTTPStatus(status).phrase, "content": content}
     return answers
 
@@ -96,7 +100,7 @@ def problem(
         "title": HTTPStatus(status).phrase,
         "status": status,
         "code": code,
-        "detail": detail[:1000],
+        "detail": detail[:DETAIL_CHARACTERS],
         "request_id": request_id,
         "errors": listed,
     }
@@ -111,18 +115,20 @@ def _short(part: str | int) -> str | int:
     return part[:100] if isinstance(part, str) else part
 
 
-def faults_of(error: ValidationError | RequestValidationError, prefix: tuple[str | int, ...] = ()) -> list[Fault]:
+def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
     """Turn pydantic's errors into faults: one for each place, without what came in."""
     at: dict[tuple[str | int, ...], list[str]] = {}
     for each in error.errors():
         loc = tuple(p for p in each["loc"] if not (isinstance(p, str) and _UNION_PART.match(p)))
-        at.setdefault(prefix + loc, []).append(each["msg"])
+        at.setdefault(loc, []).append(each["msg"])
     return [Fault(loc, "; or ".join(dict.fromkeys(messages))[:300]) for loc, messages in at.items()]
 
 
-def invalid(error: ValidationError, prefix: tuple[str | int, ...] = ()) -> Invalid:
+def invalid(error: ValidationError) -> FitserveError:
     """Make the fact of a pydantic error."""
-    faults = faults_of(error, prefix)
+    faults = faults_of(error)
+    if any(each["type"] == "json_invalid" for each in error.errors(include_url=False)):
+        return Malformed(f"Expected JSON: {faults[0].message}.")
     where = ".".join(str(part) for part in faults[0].loc)
     return Invalid(f"{where}: {faults[0].message}" if where else faults[0].message, faults)
 
@@ -137,10 +143,8 @@ def install(app: FastAPI) -> None:
     async def request_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         faults = faults_of(error)
-        is_json_broken = any(each["type"] == "json_invalid" for each in error.errors())
-        status, code = (400, "malformed") if is_json_broken else (422, "invalid")
         where = ".".join(str(part) for part in faults[0].loc)
-        return problem(status, code, f"{where}: {faults[0].message}", _id(request), faults)
+        return problem(422, "invalid", f"{where}: {faults[0].message}", _id(request), faults)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

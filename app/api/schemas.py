@@ -74,7 +74,7 @@ class DatasetPatch(BaseModel):
     """Corrections to a data set."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"columns": {"year": {"kind": "categorical"}}}]}
+        extra="forbid", json_schema_extra={"examples": [{"columns": {"weight": {"kind": "categorical"}}}]}
     )
     columns: dict[str, KindIn] = Field(min_length=1)
 
