@@ -16,6 +16,7 @@ from app.config import Settings
 from app.storage.migrate import migrate
 from app.training import Rooms
 from app.wiring import open_rooms
+from tests.postgres import Postgres, find_programs
 from tests.service import ROOT, Service
 
 PENGUINS = ROOT / "examples" / "penguins.csv"
@@ -76,19 +77,48 @@ def penguins(client: Client) -> Job:
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty SQLite file to copy."""
     path = tmp_path_factory.mktemp("migrated") / "fitserve.db"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        migrate(f"sqlite:///{path}")
+    _migrate(f"sqlite:///{path}")
     return path
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; its database `migrated` is migrated and empty, to copy."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    server = Postgres(programs)
+    try:
+        server.start()
+        server.create("template1", "migrated")
+        _migrate(server.url("migrated"))
+        yield server
+    finally:
+        server.stop()
+
+
+def _migrate(url: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        migrate(url)
+
+
 @pytest.fixture
-def rooms(tmp_path: Path, migrated: Path) -> Iterator[Rooms]:
-    """Every room, on an empty SQLite database and an empty local store in `tmp_path / "data"`."""
-    data_dir = tmp_path / "data"
-    data_dir.mkdir()
-    shutil.copy(migrated, data_dir / "fitserve.db")
-    opened, engine = open_rooms(Settings(data_dir=data_dir))
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a migrated, empty database: SQLite, or what a test asks for as this fixture's parameter."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        server: Postgres = request.getfixturevalue("postgres")
+        return server.url(server.create("migrated"))
+    path = tmp_path / "data" / "fitserve.db"
+    path.parent.mkdir()
+    shutil.copy(request.getfixturevalue("migrated"), path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def rooms(tmp_path: Path, database_url: str) -> Iterator[Rooms]:
+    """Every room, on an empty database and an empty local store in `tmp_path / "data"`."""
+    opened, engine = open_rooms(Settings(data_dir=tmp_path / "data", database_url=database_url))
     yield opened
     engine.close()
     opened.database.close()

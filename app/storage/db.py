@@ -7,6 +7,7 @@ releases that distributions ship (sqlite.org, "WAL-reset bug", fixed in 3.51.3).
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
 from sqlalchemy.engine import Connection
+
+from app.errors import StorageFull
+
+_POSTGRES_DISK_FULL = "53100"
 
 metadata = sa.MetaData()
 Json = sa.JSON
@@ -154,17 +159,28 @@ class Database:
             sa.event.listen(self.engine, "begin", _begin)
         else:
             self.engine = sa.create_engine(url, pool_pre_ping=True)
+        self._reads = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Open a transaction that commits at the end; on SQLite it holds the write lock from its start."""
-        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
-            yield connection
+        """Open a transaction that commits at the end; on SQLite it holds the write lock from its start.
+
+        Raises:
+            StorageFull: the disk is; nothing was written.
+        """
+        try:
+            with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+                yield connection
+        except sa.exc.OperationalError as error:
+            is_full = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            if is_full or getattr(error.orig, "sqlstate", None) == _POSTGRES_DISK_FULL:
+                raise StorageFull("The database's disk is full; nothing was stored.") from error
+            raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a transaction that sees one state and writes nothing."""
-        with self.engine.connect() as connection, connection.begin():
+        """Open a transaction that sees one state; it is for reading."""
+        with self.engine.connect().execution_options(**self._reads) as connection, connection.begin():
             yield connection
 
     def ping(self) -> None:

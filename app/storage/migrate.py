@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from dbos import DBOS
 
 from app.storage.db import Database
+
+#: an arbitrary number of our own
+_LOCK = 3_141_592_653
 
 
 def migrate(url: str) -> None:
@@ -23,8 +27,12 @@ def migrate(url: str) -> None:
     database = Database(url)
     try:
         with database.write() as connection:
+            if not database.is_sqlite:
+                # one at a time: SQLite's write lock does that by itself
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+            folder = Path(__file__).parent / "migrations"
+            config.set_main_option("script_location", str(folder).replace("%", "%%"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     finally:
