@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,8 @@ from obstore.store import LocalStore
 from app.errors import NotFound, StorageFull, is_disk_full
 
 CHUNK_BYTES = 1024**2
+#: staging's label of what nobody can reach any more
+_DELETED = "deleted"
 
 
 class Blobs(Protocol):
@@ -108,9 +110,10 @@ class LocalBlobs:
         path = self.root / prefix
         if path.is_dir():
             # renamed first, so that a reader sees the folder whole or not at all
-            doomed = self._staging / f"deleted-{uuid.uuid4().hex}"
-            path.rename(doomed)
-            shutil.rmtree(doomed)
+            doomed = self._staging / f"{_DELETED}-{uuid.uuid4().hex}"
+            with suppress(FileNotFoundError):
+                path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 
@@ -132,8 +135,10 @@ class LocalBlobs:
 
     def sweep(self, label: str) -> None:
         """Remove the staging folders of a label; only their one owner may, at its start."""
-        for folder in self._staging.glob(f"{label}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self._staging.iterdir():
+            # exactly: the worker "a" has nothing to do with the folders of the worker "a-b"
+            if folder.name.rpartition("-")[0] in (label, _DELETED):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
