@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import unquote
@@ -99,9 +98,9 @@ class Settings(BaseSettings):
         except ValueError:
             return False
 
-    @cached_property
+    @property
     def needs_key(self) -> bool:
-        """Whether requests must carry a key: off loopback, or where one is configured. The key's file is read once."""
+        """Whether requests must carry a key: off loopback, or where one is configured."""
         is_configured = self.api_key is not None or self.api_key_file is not None
         return is_configured or not (self.is_loopback or self.insecure_no_auth)
 
@@ -109,12 +108,15 @@ class Settings(BaseSettings):
         """Give the admin key of `api_key` or `api_key_file`, or None.
 
         Raises:
-            ValueError: the file's key is shorter than 16 characters.
+            ValueError: the file holds no text, or a key shorter than 16 characters.
             OSError: the file cannot be read.
         """
         if self.api_key is not None or self.api_key_file is None:
             return self.api_key
-        key = self.api_key_file.read_text(encoding="utf-8").strip()
+        try:
+            key = self.api_key_file.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ValueError("FITSERVE_API_KEY_FILE: expected text in UTF-8") from error
         if len(key) < 16:
             raise ValueError(f"FITSERVE_API_KEY_FILE: expected a key of at least 16 characters, got {len(key)}")
         return key
