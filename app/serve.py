@@ -79,9 +79,8 @@ def _migrate_in_fork(url: str) -> None:
 
     try:
         migrate(url)
-    except SQLAlchemyError as error:
-        reason = getattr(error, "orig", error)
-        raise SystemExit(f"fitserve: the database {make_url(url)!r} could not be migrated: {reason}") from None
+    except Unavailable as error:
+        raise SystemExit(f"fitserve: {error}") from None
 
 
 def _give_key(services: Services) -> None:
@@ -206,11 +205,14 @@ class _Protocol(HttpToolsProtocol):
         if self._in_head:
             self._received_bytes += len(data)
         if self._is_too_large and self.transport is not None and not self.transport.is_closing():
-            self._refuse(431, "too_large", f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more.")
+            self.send_400_response("too large")
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP; uvicorn's own answer is plain text."""
-        self._refuse(400, "malformed", f"Expected HTTP/1.1: {msg}")
+        """Answer what is no HTTP, or too much of it; uvicorn's own answer is plain text."""
+        if self._is_too_large:
+            self._refuse(431, "too_large", f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more.")
+        else:
+            self._refuse(400, "malformed", f"Expected HTTP/1.1: {msg}")
 
     def on_message_begin(self) -> None:
         """Start the clock for the next request's head."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from fastapi import Path as PathParameter
 from app.api.deps import After, Given, Limit, json_body, json_request, media_type, spool, staging
 from app.api.problems import documented
 from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
-from app.datasets import Dataset
+from app.datasets import Dataset, Parsed
 from app.errors import Invalid, UnsupportedMedia
 from app.learning.table import load
 from app.storage.blobs import sha256_of
@@ -74,15 +73,19 @@ def body_limit(given: Services, form: str) -> int:
     return min(settings.max_upload_bytes, settings.max_json_bytes) if form == "json" else settings.max_upload_bytes
 
 
-async def store(
-    given: Services, folder: Path, raw: Path, form: str, name: str | None, kinds: Mapping[str, str] | None = None
-) -> tuple[Dataset, bool]:
-    """Parse and keep a file; gives the data set and whether it is new."""
+async def read(given: Services, raw: Path, form: str) -> Dataset | Parsed:
+    """Parse a file, or give the data set of these very bytes. Stores nothing."""
     before = await asyncio.to_thread(lambda: given.rooms.datasets.find(sha256_of(raw), form))
-    if before is not None:
-        return before, False
-    parsed = await given.ingest.parse(raw, form, folder / "table", kinds)
-    return await asyncio.to_thread(given.rooms.datasets.add, name, form, raw, parsed)
+    return before or await given.ingest.parse(raw, form, raw.with_name("table"))
+
+
+async def keep(
+    given: Services, table: Dataset | Parsed, raw: Path, form: str, name: str | None
+) -> tuple[Dataset, bool]:
+    """Store what was read; gives the data set and whether it is new."""
+    if isinstance(table, Dataset):
+        return table, False
+    return await asyncio.to_thread(given.rooms.datasets.add, name, form, raw, table)
 
 
 @router.post(
@@ -109,8 +112,9 @@ async def upload(
     if name is not None and not name.isprintable():
         raise Invalid.at(("query", "name"), "Expected a name of printable characters.")
     with staging(given) as folder:
-        await spool(request, folder / "raw", body_limit(given, form))
-        dataset, is_new = await store(given, folder, folder / "raw", form, name)
+        raw = folder / "raw"
+        await spool(request, raw, body_limit(given, form))
+        dataset, is_new = await keep(given, await read(given, raw, form), raw, form, name)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/datasets/{dataset.id}"
     return DatasetOut.of(dataset)

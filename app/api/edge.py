@@ -37,14 +37,14 @@ class Edge:
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] | None, body_seconds: float) -> None:
-        self._app = app
+        self.app = app
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request through, or refuse it."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
@@ -69,7 +69,7 @@ class Edge:
             if refusal is not None:
                 await problem(403, "forbidden", refusal, request_id)(scope, receive, answer)
             else:
-                await self._app(scope, self._timed(receive), answer)
+                await self.app(scope, self._timed(receive), answer)
         finally:
             fields = {
                 "method": scope["method"],

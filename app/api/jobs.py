@@ -15,11 +15,11 @@ from fastapi import Path as PathParameter
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import ValidationError
 
-from app.api.datasets import store
+from app.api.datasets import keep, read
 from app.api.deps import After, Given, Limit, ModelName, require_acceptable, require_json, spool, staging
 from app.api.problems import documented, invalid
 from app.api.schemas import EventPage, JobOut, JobPage
-from app.datasets import Dataset
+from app.datasets import Dataset, Parsed
 from app.errors import Invalid, Overloaded
 from app.jobs import Job
 from app.learning.spec import TrainSpec
@@ -122,8 +122,11 @@ async def train(
         if idempotency_key is not None:
             job = await asyncio.to_thread(given.rooms.jobs.find_submitted, idempotency_key, digest)
         if job is None:
-            spec, dataset = await _read(given, folder, body)
-            new = await asyncio.to_thread(prepare, given.rooms, name, dataset, spec, job_limits(given.settings))
+            data = folder / "data"
+            spec, table = await _read(given, body, data)
+            prepared = await asyncio.to_thread(prepare, given.rooms, table, spec, job_limits(given.settings))
+            dataset, _ = await keep(given, table, data, "json", None)
+            new = prepared.job(name, dataset)
             job = await asyncio.to_thread(given.rooms.jobs.submit, new, idempotency_key, digest)
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     return JobOut.of(job)
@@ -133,8 +136,8 @@ def _digest(name: str, body: Path) -> str:
     return hashlib.sha256(name.encode() + b"\n" + body.read_bytes()).hexdigest()
 
 
-async def _read(given: Services, folder: Path, body: Path) -> tuple[TrainSpec, Dataset]:
-    reply = await given.ingest.split(body, folder / "data")
+async def _read(given: Services, body: Path, data: Path) -> tuple[TrainSpec, Dataset | Parsed]:
+    reply = await given.ingest.split(body, data)
     document: dict[str, Any] = reply["rest"]
     dataset_id = document.pop("dataset", None)
     if (dataset_id is None) == (not reply["has_data"]):
@@ -144,8 +147,7 @@ async def _read(given: Services, folder: Path, body: Path) -> tuple[TrainSpec, D
     except ValidationError as error:
         raise invalid(error) from error
     if dataset_id is None:
-        dataset, _ = await store(given, folder, folder / "data", "json", None)
-        return spec, dataset
+        return spec, await read(given, data, "json")
     if not isinstance(dataset_id, str):
         raise Invalid.at(("dataset",), "Expected dataset to be an id.")
     return spec, await asyncio.to_thread(given.rooms.datasets.get, dataset_id)

@@ -11,12 +11,11 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
-from sqlalchemy.exc import SQLAlchemyError
 
 from app import __version__
 from app.api.deps import PUBLIC, Given
 from app.api.problems import documented
-from app.errors import NotReady
+from app.errors import NotReady, Unavailable
 from app.wiring import Services
 
 router = APIRouter(tags=["Operations"])
@@ -46,7 +45,7 @@ async def readyz(
 def _checks(given: Services) -> dict[str, str]:
     try:
         given.rooms.database.ping()
-    except SQLAlchemyError:
+    except Unavailable:
         return {"database": "unavailable"}
     states = {worker["state"] for worker in given.rooms.workers.list()}
     return {"database": "ok", "workers": "ok" if "alive" in states else "none"}
@@ -90,7 +89,7 @@ def open_meter(given: Services) -> MeterProvider:
     def jobs(_options: CallbackOptions) -> list[Observation]:
         try:
             counts = given.rooms.jobs.counts()
-        except SQLAlchemyError:
+        except Unavailable:
             # a scrape tells what it can while the database is away
             return []
         return [Observation(counts.get(status, 0), {"status": status}) for status in _STATUSES]

@@ -122,6 +122,8 @@ def _read_json(body: bytes, loaded: Loaded) -> Rows:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if "infinity" in str(error):
+            raise Invalid(f"Expected finite numbers: {error}.") from error
         raise Malformed(f"Expected JSON: {error}.") from error
     given = set(document) if isinstance(document, dict) else set()
     names = [each.name for each in loaded.artifact.encoder.inputs]

@@ -9,16 +9,16 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-import sqlalchemy.exc
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app import errors
-from app.errors import FAULT_LIMIT, Fault, FitserveError, Invalid, Malformed
+from app.errors import FAULT_LIMIT, Fault, FitserveError, Invalid, Malformed, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ STATUSES: dict[type[FitserveError], int] = {
     errors.Forbidden: 403,
     errors.NotReady: 503,
     errors.Overloaded: 429,
+    errors.Unavailable: 503,
     errors.StorageFull: 507,
     errors.Corrupt: 503,
 }
@@ -138,6 +139,8 @@ def install(app: FastAPI) -> None:
 
     async def fact(request: Request, error: Exception) -> Response:
         assert isinstance(error, FitserveError)
+        if isinstance(error, Unavailable):
+            logger.error("database unavailable", exc_info=error)
         return problem(STATUSES[type(error)], error.code, error.message, _id(request), error.faults)
 
     async def request_invalid(request: Request, error: Exception) -> Response:
@@ -149,12 +152,10 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed(request)
         detail = _DETAILS.get(error.status_code, str(error.detail))
         return problem(error.status_code, _CODES.get(error.status_code, "invalid"), detail, _id(request), (), headers)
-
-    async def database(request: Request, _error: Exception) -> Response:
-        logger.exception("database unavailable")
-        return problem(503, "unavailable", "The database cannot be reached; try again.", _id(request))
 
     async def slow(request: Request, _error: Exception) -> Response:
         return problem(408, "timeout", "The request's body did not arrive in time.", _id(request))
@@ -170,13 +171,18 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, fact)
     app.add_exception_handler(RequestValidationError, request_invalid)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(sqlalchemy.exc.OperationalError, database)
     app.add_exception_handler(TimeoutError, slow)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, unexpected)
 
 
 _DETAILS = {404: "There is no such path.", 405: "This path does not answer that method.", 413: "The body is too large."}
+
+
+def _allowed(request: Request) -> str:
+    # the router names the methods of the first route on this path alone
+    at_path = [r for r in iter_route_contexts(request.app.routes) if r.path_regex.match(request.scope["path"])]
+    return ", ".join(sorted({method for route in at_path for method in route.methods or ()}))
 
 
 def _id(request: Request) -> str:
