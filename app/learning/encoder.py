@@ -5,9 +5,11 @@ Imputes and scales in float64 and gives float32. Its state is plain JSON. Knows 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +21,8 @@ from app.learning.table import MISSING, Column, Table
 MAX_WARNINGS = 100
 UNSEEN = -2
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
+#: from here on float64 does not hold every integer
+_INEXACT = 2**53
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT64_MAX = float(np.finfo(np.float64).max)
 
@@ -32,7 +36,8 @@ class Input:
         marks_missing: whether a last feature says that the value was missing.
         mean, scale: the value becomes `(value - mean) / scale`, in float64.
         low, high: the range seen in training.
-        categories: one feature each, in this order; unseen ones become zeros.
+        categories: one feature each, in this order; unseen ones become zeros. A text that is none of them but is
+            the same number, or the same but for its case in true and false, is taken for it.
     """
 
     name: str
@@ -50,6 +55,21 @@ class Input:
     def width(self) -> int:
         """How many features the column becomes."""
         return (len(self.categories) or (self.kind != "categorical")) + self.marks_missing
+
+    def code(self, text: str) -> int:
+        """Give a text's index among the categories, -1 for missing, or `UNSEEN`."""
+        if text in MISSING:
+            return -1
+        code = self._index.get(text)
+        return self._meanings.get(_meaning(text), UNSEEN) if code is None else code
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {text: i for i, text in enumerate(self.categories)}
+
+    @cached_property
+    def _meanings(self) -> dict[str | float, int]:
+        return {_meaning(text): i for i, text in reversed(list(enumerate(self.categories)))}
 
 
 @dataclass(frozen=True)
@@ -133,7 +153,9 @@ def _fit_input(column: Column, rows: NDArray[np.intp], scaling: str, encoding: s
     values = column.values[rows]
     is_missing = np.isnan(values) if column.is_number else values < 0
     lacks = bool(is_missing.any())
-    missing: Literal["impute", "error"] = "impute" if encoding == "auto" or lacks else "error"
+    # judged by all rows: which of them the split holds out must not decide whether a job fails
+    lacks_somewhere = bool((np.isnan(column.values) if column.is_number else column.values < 0).any())
+    missing: Literal["impute", "error"] = "impute" if encoding == "auto" or lacks_somewhere else "error"
     marks = encoding == "auto" and lacks
     if not column.is_number:
         used = np.unique(values[~is_missing]).tolist()
@@ -144,23 +166,18 @@ def _fit_input(column: Column, rows: NDArray[np.intp], scaling: str, encoding: s
     if column.kind == "boolean":
         most = float(present.mean() >= 0.5)
         return Input(column.name, "boolean", missing, marks, impute=most, low=0.0, high=1.0)
+    low, high = float(present.min()), float(present.max())
+    # by a power of two, which is exact, to at most 1/4: no sum or square overflows or vanishes
+    exponent = int(np.frexp(max(abs(low), abs(high)))[1]) + 2
+    unit = np.ldexp(present, -exponent)
     mean, scale = 0.0, 1.0
-    if scaling == "standard":
-        # halved, so that values near the largest float64 do not overflow the sums
-        mean = float((present / 2).mean() * 2)
-        spread = float((present / 2 - mean / 2).std() * 2)
-        scale = spread if spread > 0 and np.isfinite(spread) else 1.0
-    return Input(
-        column.name,
-        "numeric",
-        missing,
-        marks,
-        impute=float(np.median(present)),
-        mean=mean,
-        scale=scale,
-        low=float(present.min()),
-        high=float(present.max()),
-    )
+    if scaling == "standard" and low == high:
+        mean = low
+    elif scaling == "standard":
+        mean = math.ldexp(unit.mean(), exponent)
+        scale = math.ldexp(unit.std(), exponent) or 1.0
+    impute = math.ldexp(np.median(unit), exponent)
+    return Input(column.name, "numeric", missing, marks, impute, mean, scale, low, high)
 
 
 def _scaled(each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -201,23 +218,14 @@ def table_cells(encoder: Encoder, table: Table) -> dict[str, NDArray[Any]]:
             cells[each.name] = _absent(each, table.rows)
             continue
         column = table.column(each.name)
-        if each.kind == "categorical":
-            cells[each.name] = _recoded(each, column)
-        elif column.is_number:
+        if each.kind == column.kind and column.is_number:
             cells[each.name] = column.values
+        elif each.kind == "categorical" and (not column.is_number or column.codes is not None):
+            codes, texts = column.coded()
+            cells[each.name] = np.array([*(each.code(text) for text in texts), -1], np.int32)[codes]
         else:
-            present = [t if c >= 0 else None for c, t in ((c, column.categories[c]) for c in column.values.tolist())]
-            cells[each.name] = read_cells(each, present)
+            cells[each.name] = read_cells(each, column.cells(table.rows))
     return cells
-
-
-def _recoded(each: Input, column: Column) -> NDArray[np.int32]:
-    index = {text: i for i, text in enumerate(each.categories)}
-    if column.is_number and column.codes is None:
-        return read_cells(each, column.cells(len(column.values)))
-    codes, texts = (column.codes, column.spellings) if column.codes is not None else (column.values, column.categories)
-    lookup = np.array([index.get(text, UNSEEN) for text in texts] + [-1], np.int32)
-    return lookup[codes]
 
 
 def read_cells(each: Input, values: Sequence[Any]) -> NDArray[Any]:
@@ -290,24 +298,23 @@ def _boolean_reader(_each: Input) -> Callable[[Any], float | None]:
 
 
 def _categorical_reader(each: Input) -> Callable[[Any], int | None]:
-    index = {text: i for i, text in enumerate(each.categories)}
-
     def read(value: Any) -> int | None:
         if type(value) is str:
-            text = value.strip()
-        elif value is None:
+            return each.code(value.strip())
+        if value is None:
             return -1
-        elif type(value) is bool:
-            text = "true" if value else "false"
-        elif type(value) in (int, float):
-            text = str(value)
-            if text not in index and float(value).is_integer():
-                text = str(int(value))
-        else:
-            return None
-        return -1 if text in MISSING else index.get(text, UNSEEN)
+        if type(value) is bool:
+            return each.code("true" if value else "false")
+        return each.code(str(value)) if type(value) in (int, float) else None
 
     return read
+
+
+def _meaning(text: str) -> str | float:
+    """Give the number that a text spells, if float64 tells it from other numbers, or the text."""
+    if _NUMBER.match(text) and (abs(number := float(text)) < _INEXACT or not text.lstrip("+-").isdigit()):
+        return number
+    return text.lower() if text.lower() in ("true", "false") else text
 
 
 _READERS: dict[str, Callable[[Input], Callable[[Any], Any]]] = {

@@ -115,7 +115,7 @@ def fit(
     watch = _Watch(model, spec, steps, len(train.x), validation, emit)
     callbacks: list[keras.callbacks.Callback] = [watch]
     stopping = spec.fit.early_stopping
-    if isinstance(stopping, EarlyStopping):
+    if isinstance(stopping, EarlyStopping) and validation is not None:
         callbacks.append(
             keras.callbacks.EarlyStopping(
                 monitor=watch.monitor,
@@ -138,8 +138,6 @@ def fit(
         callbacks=callbacks,
         verbose=0,
     )
-    if not watch.history:
-        raise OutOfTime(f"The run reached its {spec.fit.max_seconds:g} seconds before the first epoch ended.")
     weights = get_weights(model, architecture)
     if not all(np.isfinite(w).all() for w in weights.values()):
         raise Diverged(len(watch.history))
@@ -182,29 +180,33 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self.stopped: str | None = None
         self.monitor = {"log_loss": "val_loss", "accuracy": "val_accuracy"}.get(spec.optimize, f"val_{spec.optimize}")
         self._began = self._said = self._epoch_began = time.monotonic()
-        self._epoch = 0
+        self._epoch = self._step = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._epoch = epoch + 1
         self._epoch_began = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._step = batch + 1
         moment = time.monotonic()
         if moment - self._began > float(self._spec.fit.max_seconds or math.inf):
             self.stopped = "max_seconds"
             self._network.stop_training = True
         if moment - self._said >= 1 / PROGRESS_HZ:
             self._said = moment
-            self._emit({"type": "progress", "step": batch + 1, **self._position(batch + 1)})
+            self._emit({"type": "progress", "step": self._step, **self._position(self._step)})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = {} if logs is None else logs
         if not math.isfinite(logs["loss"]):
             raise Diverged(epoch + 1)
+        if epoch == 0 and self._step < self._steps:
+            raise OutOfTime(f"The run reached its {self._spec.fit.max_seconds:g} seconds before the first epoch ended.")
         if self._validation is not None and self.monitor not in logs:
             logits = network_logits(self._network, self._validation.x)
             score = metrics.score(self._spec.optimize, logits, self._validation.y)
-            logs[self.monitor] = math.nan if score is None else score
+            # where it is not defined, any score that is counts as better
+            logs[self.monitor] = -math.inf if score is None else score
         seconds = time.monotonic() - self._epoch_began
         entry: dict[str, float | int | None] = {"epoch": epoch + 1, "epochs": int(self._spec.fit.epochs)}
         entry |= {name: float(v) if math.isfinite(v) else None for name, v in logs.items()}
@@ -236,7 +238,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
 
 def network_logits(model: keras.Sequential, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compute the softmax's inputs, float32 (n, k), from float32 (n, d), in slices."""
-    slices = [x[i : i + 4096] for i in range(0, len(x), 4096)]
+    slices = [x[i : i + 4096] for i in range(0, max(len(x), 1), 4096)]
     last = model.layers[-1]
     out = []
     for rows in slices:

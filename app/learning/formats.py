@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import lzma
+import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +24,21 @@ from app.errors import Fault, Invalid, Malformed, TooLarge
 from app.learning.table import MISSING, Column, Kind, Posted, Table
 
 DELIMITERS = ",;\t|"
+#: what the standard library raises on a broken archive, array header or compressed stream
+_UNREADABLE = (
+    *(ValueError, TypeError, OSError, EOFError, KeyError, MemoryError, RuntimeError, SyntaxError, struct.error),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
+)
 #: a text column with more distinct values than this, or with mostly distinct ones, is text and not categories
 MAX_CATEGORIES = 1000
 _ISO_DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
-_PLAIN_INTEGER = r"^-?(0|[1-9]\d{0,14})$"
-#: the largest integer that float64 holds exactly
-_MAX_EXACT = 2**53
+#: within int64
+_PLAIN_INTEGER = r"^-?(0|[1-9]\d{0,17})$"
+#: what a float64 does not spell back: leading zeros, and the longest integers
+_ODD_NUMBER = r"^[+-]?(0\d|\d{16,}$)"
+#: from here on float64 does not hold every integer
+_INEXACT = 2**53
+_TRUTH = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -56,20 +70,26 @@ def parse(path: Path, form: str, bounds: Bounds, kinds: Mapping[str, Kind]) -> T
 
 
 def _csv(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
+    return _delimited(path, bounds, kinds)
+
+
+def _tsv(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
+    return _delimited(path, bounds, kinds, prefer="\t")
+
+
+def _delimited(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], prefer: str | None = None) -> Table:
     _check_utf8(path)
-    header, delimiter = _header(path)
+    header, delimiter = _header(path, prefer)
     names, warnings = _named(header, bounds)
-    blank: list[int] = []
     try:
         frame = pl.read_csv(path, separator=delimiter, infer_schema=False, empty_string_is_null=False)
     except pl.exceptions.PolarsError as error:
         _find_ragged(path, delimiter, len(names))
-        reason = str(error).splitlines()[0][:120]
-        raise Malformed(f"Expected CSV with balanced quotes; the parser stopped: {reason}.") from error
+        raise Malformed("Expected CSV whose quotes are balanced and enclose whole cells.") from error
     if frame.width != len(names):
         raise Malformed(f"Expected {len(names)} columns as in the header, got {frame.width}.")
-    # a row that is short, and a blank line, read as empty cells at its end
-    if frame.height and (frame.to_series(frame.width - 1).fill_null("") == "").any():
+    # a row that is short, and a blank line, read as empty cells at its end; a last row may hide an empty one too many
+    if (frame.to_series(frame.width - 1).fill_null("") == "").any() or _last_byte(path) == delimiter:
         blank = _find_ragged(path, delimiter, len(names))
         if blank:
             frame = frame.with_row_index("").filter(~pl.col("").is_in(blank)).drop("")
@@ -97,7 +117,8 @@ def _check_utf8(path: Path) -> None:
             raise Malformed(f"Expected UTF-8 text, but the file ends inside a character in line {line}.") from error
 
 
-def _header(path: Path) -> tuple[list[str], str]:
+def _header(path: Path, prefer: str | None) -> tuple[list[str], str]:
+    """Read the header row; gives the names and the delimiter: the preferred one if it occurs, else the most frequent."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline(1_000_000)
         if not first.strip():
@@ -107,7 +128,7 @@ def _header(path: Path) -> tuple[list[str], str]:
                 else "Expected a header row, got a blank line."
             )
         bare = "".join(part for i, part in enumerate(first.split('"')) if i % 2 == 0)
-        delimiter = max(DELIMITERS, key=bare.count)
+        delimiter = prefer if prefer is not None and prefer in bare else max(DELIMITERS, key=bare.count)
         file.seek(0)
         try:
             return next(csv.reader(file, delimiter=delimiter)), delimiter
@@ -153,6 +174,12 @@ def _find_ragged(path: Path, delimiter: str, width: int) -> list[int]:
     return blank
 
 
+def _last_byte(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read().decode("latin-1")
+
+
 def _check_rows(rows: int, bounds: Bounds) -> None:
     if rows == 0:
         raise Invalid("Expected data rows after the header, got none.")
@@ -165,39 +192,49 @@ def _text_column(name: str, cells: pl.Series, kind: Kind | None, *, is_csv: bool
     cells = cells.fill_null("").str.strip_chars()
     cells = cells.set(cells.is_in(list(MISSING)), None)
     present = cells.drop_nulls()
-    numbers = cells.cast(pl.Float64, strict=False)
+    # "NAN" and the like, which are no spelling of a missing cell here, are no numbers either
+    numbers = cells.cast(pl.Float64, strict=False).fill_nan(None)
     is_numeric = numbers.null_count() == cells.null_count()
     is_integer = is_csv and bool(present.str.contains(_PLAIN_INTEGER).all()) and len(present) > 0
-    lower = present.str.to_lowercase()
-    is_boolean = len(present) > 0 and bool(lower.is_in(["true", "false"]).all())
-    if kind is None:
-        kind = _infer(present, is_numeric=is_numeric, is_boolean=is_boolean)
+    kind = kind or _infer(present, is_numeric=is_numeric)
     if kind == "numeric":
-        if not is_numeric:
-            row = int((numbers.is_null() & cells.is_not_null()).arg_true()[0])
-            raise Invalid.at(("rows", row, name), f"Expected a number in column {name!r}, got text in row {row}.")
-        values = numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
+        values = _numbers(name, numbers, cells, "a number")
         _check_finite(name, values)
-        if is_integer or (is_csv and len(present) and not present.str.contains(r"^[+-]?0\d").any()):
-            return Column(name, kind, values, posted="int" if is_integer else "float")
-        return Column(name, kind, values, posted="str", **_spelled(cells))
+        is_odd = (np.abs(values) >= _INEXACT).any() if is_integer else present.str.contains(_ODD_NUMBER).any()
+        if not is_csv or is_odd:
+            return Column(name, kind, values, posted="int" if is_integer else "str", **_spelled(cells))
+        return Column(name, kind, values, posted="int" if is_integer else "float")
     if kind == "boolean":
-        if not is_boolean and len(present):
-            raise Invalid.at((name,), f"Expected true or false in column {name!r}, got other texts.")
-        truth = cells.str.to_lowercase().replace_strict(
-            {"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64
-        )
+        truth = _truth(cells)
+        values = _numbers(name, truth.fill_null(numbers.set(~numbers.is_in([0.0, 1.0]), None)), cells, "true or false")
+        if is_integer:
+            return Column(name, kind, values, posted="int")
+        # "True" and "true" are one label
+        lower = cells.str.to_lowercase()
         return Column(
-            name, kind, truth.fill_null(float("nan")).to_numpy().astype(np.float64), posted="str", **_spelled(cells)
+            name, kind, values, posted="str", **_spelled(cells if cells.n_unique() <= lower.n_unique() else lower)
         )
     codes, texts = _coded(cells)
     return Column(name, kind, codes, texts, posted="int" if is_integer else "str")
 
 
-def _infer(present: pl.Series, *, is_numeric: bool, is_boolean: bool) -> Kind:
+def _truth(cells: pl.Series) -> pl.Series:
+    return cells.str.to_lowercase().replace_strict(_TRUTH, default=None, return_dtype=pl.Float64)
+
+
+def _numbers(name: str, numbers: pl.Series, cells: pl.Series, expected: str) -> NDArray[np.float64]:
+    """Give the numbers, NaN where missing; refuses a cell that is there and gave no number."""
+    strange = (numbers.is_null() & cells.is_not_null()).arg_true()
+    if len(strange):
+        row = int(strange[0])
+        raise Invalid.at(("rows", row, name), f"Expected {expected} in column {name!r}, got another text in row {row}.")
+    return numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
+
+
+def _infer(present: pl.Series, *, is_numeric: bool) -> Kind:
     if is_numeric:
         return "numeric"
-    if is_boolean:
+    if _truth(present).null_count() == 0:
         return "boolean"
     if present.str.contains(_ISO_DATE).all():
         return "datetime"
@@ -217,7 +254,7 @@ def _coded(cells: pl.Series) -> tuple[NDArray[np.int32], tuple[str, ...]]:
 
 def _spelled(cells: pl.Series) -> dict[str, Any]:
     codes, spellings = _coded(cells)
-    # only a target needs its spellings, and a target has few
+    # a target and a category need their spellings, and have few
     return {"codes": codes, "spellings": spellings} if len(spellings) <= 10 * MAX_CATEGORIES else {}
 
 
@@ -230,11 +267,23 @@ def _check_finite(name: str, values: NDArray[Any]) -> None:
         )
 
 
-def _json(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
+def load_json(path: Path) -> Any:
+    """Read a file of JSON.
+
+    Raises:
+        Malformed: it is not JSON.
+        Invalid: a number in it is too large for float64.
+    """
     try:
-        document = orjson.loads(path.read_bytes())
+        return orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
+        if "infinity" in str(error):
+            raise Invalid(f"Expected finite numbers: {error}.") from error
         raise Malformed(f"Expected JSON: {error}.") from error
+
+
+def _json(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
+    document = load_json(path)
     if not isinstance(document, dict):
         raise Invalid(f"Expected a JSON object with x and y, records, or columns; got {_type(document)}.")
     given = set(document)
@@ -294,8 +343,10 @@ def _records(records: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
 
 
 def _columns(columns: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    if not isinstance(columns, dict) or not columns:
+    if not isinstance(columns, dict):
         raise Invalid.at(("columns",), f"Expected columns to be an object of lists, got {_type(columns)}.")
+    if not columns:
+        raise Invalid.at(("columns",), "Expected at least one column, got none.")
     names, warnings = _named(list(columns), bounds)
     lengths = {}
     for name, cells in columns.items():
@@ -310,16 +361,19 @@ def _columns(columns: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
             )
     _check_rows(longest, bounds)
     made = [_value_column(n, cells, kinds.get(n)) for n, cells in zip(names, columns.values(), strict=True)]
-    return Table(tuple(made), "y" if "y" in names and "x0" in names else names[-1], tuple(warnings))
+    return Table(tuple(made), names[-1], tuple(warnings))
 
 
 def _value_column(name: str, cells: list[Any], kind: Kind | None) -> Column:
+    """Make a column of Python values: numbers, texts, booleans and None."""
     types = {type(cell) for cell in cells} - {type(None)}
     if types <= {int, float} and kind in (None, "numeric"):
         values = np.array([np.nan if cell is None else cell for cell in cells], np.float64)
         _check_finite(name, values)
-        is_integer = types == {int} and (not len(values) or np.nanmax(np.abs(values)) <= _MAX_EXACT)
-        return Column(name, "numeric", values, posted="int" if is_integer else "float")
+        if types != {int}:
+            return Column(name, "numeric", values, posted="float")
+        is_exact = np.nanmax(np.abs(values)) < _INEXACT
+        return Column(name, "numeric", values, posted="int", **({} if is_exact else _spelled(_texts(cells))))
     if types == {bool} and kind in (None, "boolean"):
         return Column(name, "boolean", np.array([np.nan if c is None else float(c) for c in cells]), posted="bool")
     for row, cell in enumerate(cells):
@@ -330,14 +384,20 @@ def _value_column(name: str, cells: list[Any], kind: Kind | None) -> Column:
             )
     if bool in types and len(types) > 1:
         raise Invalid.at((name,), f"Expected one type in column {name!r}, got booleans among other values.")
-    texts = pl.Series(
+    if types == {int, float}:
+        cells = [None if cell is None else float(cell) for cell in cells]
+    column = _text_column(name, _texts(cells), kind, is_csv=False)
+    posted: Posted = "str" if str in types else "float" if float in types else "int" if int in types else "bool"
+    if not column.is_number or posted == "str":
+        return replace(column, posted=posted)
+    return replace(column, posted=posted, codes=None, spellings=())
+
+
+def _texts(cells: Sequence[Any]) -> pl.Series:
+    """Spell values as JSON does."""
+    return pl.Series(
         [None if c is None else str(c).lower() if isinstance(c, bool) else str(c) for c in cells], dtype=pl.String
     )
-    column = _text_column(name, texts, kind, is_csv=False)
-    return column if column.is_number else replace(column, posted=_POSTED[types.pop()] if len(types) == 1 else "str")
-
-
-_POSTED: dict[type, Posted] = {int: "int", float: "float", bool: "bool", str: "str"}
 
 
 def _npz(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
@@ -352,7 +412,9 @@ def _npz(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
                     f"Expected the arrays x and y, got {', '.join(repr(n[:40]) for n in sorted(file.files)[:5]) or 'none'}."
                 )
             x, y = file["x"], file["y"]
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, MemoryError) as error:
+            if y.dtype.kind == "U":
+                y = y.astype(object)
+    except _UNREADABLE as error:
         raise Malformed(
             "Expected an NPZ file of plain arrays (no pickled objects) that could be read to its end."
         ) from error
@@ -368,13 +430,15 @@ def _npz(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
 
 
 def _array_column(name: str, values: NDArray[Any], kind: Kind | None) -> Column:
-    if kind == "categorical":
-        texts = [None if v != v else repr(v) if isinstance(v, float) else str(v) for v in values.tolist()]
-        return _text_column(name, pl.Series(texts, dtype=pl.String), kind, is_csv=False)
-    posted: Posted = {"b": "bool", "f": "float"}.get(values.dtype.kind, "int")  # type: ignore[assignment]
-    numbers = values.astype(np.float32 if values.dtype in (np.float32, np.float16) else np.float64)
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32 if values.dtype in (np.float32, np.float16) else np.float64)
     _check_finite(name, numbers)
-    return Column(name, kind or ("boolean" if posted == "bool" else "numeric"), numbers, posted=posted)
+    if values.dtype.kind == "f" and kind in (None, "numeric"):
+        return Column(name, "numeric", numbers, posted="float")
+    if values.dtype.kind == "b" and kind in (None, "boolean"):
+        return Column(name, "boolean", numbers, posted="bool")
+    items = numbers.tolist() if values.dtype.kind == "f" else values.tolist()
+    return _value_column(name, [None if item != item else item for item in items], kind)
 
 
 def _array_target(y: NDArray[Any], kind: Kind | None) -> Column:
@@ -387,9 +451,9 @@ def _array_target(y: NDArray[Any], kind: Kind | None) -> Column:
         raise Invalid.at(("y",), f"Expected y of shape (rows,) or one-hot (rows, classes), got {y.shape}.")
     if y.dtype.kind in "fiub":
         return _array_column("y", y, kind)
-    if y.dtype.kind != "U":
+    if y.dtype.kind != "O":
         raise Invalid.at(("y",), f"Expected y of numbers, booleans or texts, got {y.dtype}.")
-    return _text_column("y", pl.Series(y.tolist(), dtype=pl.String), kind or "categorical", is_csv=False)
+    return _value_column("y", y.tolist(), kind or "categorical")
 
 
 def _type(value: Any) -> str:
@@ -397,4 +461,4 @@ def _type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-_PARSERS = {"csv": _csv, "tsv": _csv, "json": _json, "npz": _npz}
+_PARSERS = {"csv": _csv, "tsv": _tsv, "json": _json, "npz": _npz}

@@ -71,7 +71,7 @@ class Architecture:
     def from_spec(cls, spec: TrainSpec, inputs: int, classes: int) -> Architecture:
         """Lay out the network that a resolved specification asks for."""
         parts: list[Part] = []
-        for layer in spec.network.layers:
+        for layer in spec.network.layers or []:
             assert isinstance(layer, Layer)
             if spec.network.batch_norm:
                 parts += [Dense(layer.units, "linear", layer.l2), BatchNorm(), Activation(layer.activation)]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from app.errors import Invalid, TooLarge
 
@@ -40,11 +41,12 @@ class Features(_Part):
 
     include: list[str] | None = Field(None, description="Only these columns; default all but the target.")
     exclude: list[str] = Field(default=[], description="Leave these columns out.")
-    scaling: Literal["auto", "standard", "none"] = Field(
-        "auto", description="auto is standard: zero mean, unit variance."
+    scaling: Literal["auto", "standard", "none"] | None = Field(
+        "auto", description="auto is standard: zero mean, unit variance; null is none."
     )
-    encoding: Literal["auto", "plain"] = Field(
-        "auto", description="auto marks missing values in a column of their own; plain is one-hot and numbers alone."
+    encoding: Literal["auto", "plain"] | None = Field(
+        "auto",
+        description="auto marks missing values in a column of their own; plain is one-hot and numbers alone, as is null.",
     )
 
 
@@ -67,7 +69,9 @@ class Layer(_Part):
 class Network(_Part):
     """The hidden layers; the softmax layer is added."""
 
-    layers: Annotated[list[Layer], Field(max_length=64)] | Auto = "auto"
+    layers: Annotated[list[Layer], Field(max_length=64)] | Auto | None = Field(
+        "auto", description="null, as an empty list, is no hidden layer."
+    )
     batch_norm: bool = Field(False, description="Normalise between each hidden layer and its activation.")
 
 
@@ -114,11 +118,17 @@ class TrainSpec(_Part):
     network: Network = Network()
     optimizer: Optimizer = Optimizer()
     fit: Fit = Fit()
-    start_from: None = Field(None, description="A version to start from; not in this release.")
+    start_from: str | None = Field(None, description="A version to start from; not in this release.")
     optimize: Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"] = "log_loss"
     promote: Literal["always", "if_better", "never"] = "always"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d{1,2})?)$")] = "auto"
     tags: Annotated[dict[str, Annotated[str, Field(max_length=200)]], Field(max_length=50)] = {}
+
+    @field_validator("start_from")
+    @classmethod
+    def _not_yet(cls, value: str | None) -> None:
+        if value is not None:
+            raise PydanticCustomError("unavailable", "Expected null: starting from a version is not available yet")
 
 
 @dataclass(frozen=True)
@@ -217,7 +227,7 @@ def _features(features: Features, by_name: dict[str, Any], target: str) -> tuple
     return used, warnings
 
 
-def _width(column: dict[str, Any], encoding: str) -> int:
+def _width(column: dict[str, Any], encoding: str | None) -> int:
     marks = 1 if encoding == "auto" and column["missing"] else 0
     return marks + (column["unique"] if column["kind"] == "categorical" else 1)
 
@@ -234,7 +244,7 @@ def _settle(spec: TrainSpec, target: str, rows: int, limits: Limits) -> TrainSpe
         raise Invalid.at(("fit", "max_seconds"), f"Expected at most {limits.seconds} seconds, got {seconds}.")
     asked = spec.fit.batch_size
     batch = asked if isinstance(asked, int) else min(256, max(16, 2 ** round(math.log2(max(rows / 100, 1)))))
-    layers = spec.network.layers
+    layers = [] if spec.network.layers is None else spec.network.layers
     if layers == "auto":
         layers = [Layer(units=64)] if rows < 2000 else [Layer(units=128), Layer(units=64)]
     optimizer = spec.optimizer.model_copy(
@@ -258,8 +268,8 @@ def _settle(spec: TrainSpec, target: str, rows: int, limits: Limits) -> TrainSpe
     if optimizer.nesterov and not optimizer.momentum:
         raise Invalid.at(("optimizer", "nesterov"), "Nesterov needs a momentum above 0.")
     network = spec.network.model_copy(update={"layers": layers})
-    scaling = "standard" if spec.features.scaling == "auto" else spec.features.scaling
-    features = spec.features.model_copy(update={"scaling": scaling})
+    scaling = _auto(spec.features.scaling, "standard") or "none"
+    features = spec.features.model_copy(update={"scaling": scaling, "encoding": spec.features.encoding or "plain"})
     update = {
         "target": target,
         "validation": validation,
@@ -277,6 +287,6 @@ def _auto(value: Any, default: Any) -> Any:
 
 def count_parameters(inputs: int, spec: TrainSpec, classes: int) -> int:
     """Count the network's weights, those of batch normalisation included."""
-    widths = [inputs, *(layer.units for layer in spec.network.layers if isinstance(layer, Layer)), classes]
+    widths = [inputs, *(layer.units for layer in spec.network.layers or [] if isinstance(layer, Layer)), classes]
     dense = sum((a + 1) * b for a, b in pairwise(widths))
     return dense + (4 * sum(widths[1:-1]) if spec.network.batch_norm else 0)

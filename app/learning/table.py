@@ -24,6 +24,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 #: spellings of a missing cell, after stripping blanks
 MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"})
 TOP = 10
+#: how much of a long text a description shows
+TOP_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Column:
             else codes int32 (n,) into `categories`, -1 where missing.
         categories: the distinct texts, sorted; empty for numeric and boolean.
         posted: the type that labels from this column come back with.
-        codes: for numeric and boolean columns that arrived as text which a number does not spell back:
-            int32 (n,) into `spellings`, -1 where missing; else None.
+        codes: for numeric and boolean columns whose cells a float64 does not spell back, such as "01", "true" and
+            integers beyond 2**53: int32 (n,) into `spellings`, -1 where missing; else None.
     """
 
     name: str
@@ -60,7 +62,7 @@ class Column:
             The classes present, sorted, in the type they were posted with; and y int32 (n,), -1 where missing.
         """
         if self.codes is not None:
-            return _used(self.spellings, self.codes, "str")
+            return _used(self.spellings, self.codes, self.posted)
         if not self.is_number:
             return _used(self.categories, self.values, self.posted)
         is_missing = np.isnan(self.values)
@@ -71,26 +73,26 @@ class Column:
 
     def cells(self, limit: int) -> list[Label | None]:
         """Give the first cells as they were posted, None where missing."""
-        if self.codes is not None:
-            return [self.spellings[code] if code >= 0 else None for code in self.codes[:limit].tolist()]
-        if self.is_number:
+        if self.is_number and self.codes is None:
             return [None if math.isnan(v) else _typed(v, self.posted) for v in self.values[:limit].tolist()]
-        texts = [self.categories[code] if code >= 0 else None for code in self.values[:limit].tolist()]
-        return [None if text is None else _typed(text, self.posted) for text in texts]
+        codes, texts = self.coded()
+        return [_typed(texts[code], self.posted) if code >= 0 else None for code in codes[:limit].tolist()]
+
+    def coded(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """Give the cells of a column that has texts: codes int32 (n,), -1 where missing, and the texts."""
+        return (self.values, self.categories) if self.codes is None else (self.codes, self.spellings)
 
     def describe(self) -> dict[str, Any]:
         """Give the column's statistics as plain JSON: the fields of `columns` in the contract."""
         numbers = self.values[~np.isnan(self.values)].astype(np.float64) if self.is_number else None
-        if numbers is not None:
+        if numbers is not None and self.codes is None:
             found, counts = np.unique(numbers, return_counts=True)
-            names: list[Label] = [_typed(value, self.posted) for value in _most(found, counts).tolist()]
-            unique, missing = len(found), len(self.values) - len(numbers)
+            names = [_typed(value, self.posted) for value in _most(found, counts).tolist()]
         else:
-            counts = np.bincount(self.values[self.values >= 0], minlength=len(self.categories))
-            names = [_typed(self.categories[i], self.posted) for i in _most(np.arange(len(counts)), counts).tolist()]
-            unique, missing = int((counts > 0).sum()), int((self.values < 0).sum())
-        if self.codes is not None and self.kind == "numeric":
-            unique = len(np.unique(self.codes[self.codes >= 0]))
+            codes, texts = self.coded()
+            counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+            names = [_cut(_typed(texts[i], self.posted)) for i in _most(np.arange(len(counts)), counts).tolist()]
+        unique, missing = int((counts > 0).sum()), len(self.values) - int(counts.sum())
         description: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind,
@@ -216,6 +218,10 @@ def _typed(value: float | str, posted: Posted) -> Label:
     if posted == "float":
         return float(value)
     return value if isinstance(value, str) else label_key(value)
+
+
+def _cut(label: Label) -> Label:
+    return f"{label[:TOP_CHARACTERS]}…" if isinstance(label, str) and len(label) > TOP_CHARACTERS else label
 
 
 def _most(values: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
