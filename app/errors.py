@@ -12,6 +12,7 @@ FitserveError
 ├── Forbidden
 ├── NotReady           will be; try again
 ├── Overloaded         a queue is full; try again
+├── Unavailable        the database cannot be reached; try again
 ├── StorageFull
 └── Corrupt            stored bytes do not match their digest
 """
@@ -31,8 +32,8 @@ class Fault:
     """One thing that is wrong, and where.
 
     Args:
-        loc: path to the value, such as `("data", "records", 3, "age")`; rows count from 0 in JSON
-            and as lines of data from 1 in `row …` texts.
+        loc: path to the value, such as `("data", "records", 3, "age")`; rows of data count from 0, here and in
+            messages.
         message: what was expected and what came.
         code: a stable machine word.
     """
@@ -127,6 +128,12 @@ class Overloaded(FitserveError):
     code = "overloaded"
 
 
+class Unavailable(FitserveError):
+    """The database cannot be reached, or cannot answer."""
+
+    code = "unavailable"
+
+
 class StorageFull(FitserveError):
     """The disk is full."""
 
@@ -139,6 +146,10 @@ class Corrupt(FitserveError):
     code = "checksum_mismatch"
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Tell whether an operating-system error means that no space (or quota) is left."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def is_disk_full(error: Exception) -> bool:
+    """Tell whether an error means that no space (or quota) is left on a disk."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in full
+    # safetensors says it in words alone
+    return any(f"(os error {number})" in str(error) for number in full)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import sqlalchemy.exc
 from numpy.typing import NDArray
 
-from app.errors import Corrupt, Invalid
+from app.errors import Corrupt, Invalid, Unavailable
 from app.learning import metrics
 from app.learning.artifact import Artifact
 from app.learning.encoder import MAX_WARNINGS, Note, records_cells, table_cells
@@ -84,7 +83,9 @@ class Inference:
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._known: dict[Ref, Version] = {}
+        # one load at a time; what is loaded is looked up meanwhile
         self._loading = threading.Lock()
+        self._keeping = threading.Lock()
         self.gpus = gpus()
         self.serves_on_gpu = serve_on == "gpu" or (serve_on == "auto" and bool(self.gpus))
 
@@ -99,20 +100,22 @@ class Inference:
         """
         try:
             version = self._registry.resolve(ref)
-            self._known[ref] = version
-        except sqlalchemy.exc.OperationalError:
-            if ref not in self._known:
-                raise
-            version = self._known[ref]
-        loaded = self._loaded.get(version.key)
-        return self._load(version) if loaded is None else loaded
+        except Unavailable:
+            with self._keeping:
+                if ref not in self._known:
+                    raise
+                version = self._known[ref]
+        else:
+            with self._keeping:
+                self._known[ref] = version
+        return self._find(version) or self._load(version)
 
     def forget(self, versions: Sequence[Version]) -> None:
         """Drop versions that were deleted; requests that hold them end first."""
-        with self._loading:
-            for version in versions:
-                self._loaded.pop(version.key, None)
-            gone = {version.key for version in versions}
+        gone = {version.key for version in versions}
+        with self._keeping:
+            for key in gone:
+                self._loaded.pop(key, None)
             self._known = {ref: version for ref, version in self._known.items() if version.key not in gone}
 
     def predict(self, loaded: Loaded, columns: Mapping[str, Sequence[Any]], rows: int) -> Prediction:
@@ -162,6 +165,8 @@ class Inference:
 
     def devices(self) -> list[dict[str, Any]]:
         """Say which loaded version computes where."""
+        with self._keeping:
+            loaded = list(self._loaded.values())
         return [
             {
                 "model": v.version.model,
@@ -169,21 +174,28 @@ class Inference:
                 "device": v.runtime.device,
                 "library": v.runtime.library,
             }
-            for v in list(self._loaded.values())
+            for v in loaded
         ]
+
+    def _find(self, version: Version) -> Loaded | None:
+        with self._keeping:
+            if version.key in self._loaded:
+                self._loaded.move_to_end(version.key)
+            return self._loaded.get(version.key)
 
     def _load(self, version: Version) -> Loaded:
         with self._loading:
-            if version.key in self._loaded:
-                return self._loaded[version.key]
+            if (found := self._find(version)) is not None:
+                return found
             artifact = self._registry.load(version)
             loaded = Loaded(
                 version, artifact, self._runtime(artifact), sum(w.nbytes for w in artifact.weights.values())
             )
             self._verify(loaded)
-            self._loaded[version.key] = loaded
-            while len(self._loaded) > 1 and sum(v.size_bytes for v in self._loaded.values()) > self._max_bytes:
-                self._loaded.popitem(last=False)
+            with self._keeping:
+                self._loaded[version.key] = loaded
+                while len(self._loaded) > 1 and sum(v.size_bytes for v in self._loaded.values()) > self._max_bytes:
+                    self._loaded.popitem(last=False)
         logger.info("version loaded", extra={"model": version.model, "version": version.version})
         return loaded
 

@@ -17,13 +17,12 @@ from http import HTTPStatus
 from typing import Any
 
 import uvicorn
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.app import create_app
 from app.api.problems import problem
 from app.config import Settings
+from app.errors import Unavailable
 from app.wiring import Services, make_data_dir, open_services
 
 logger = logging.getLogger(__name__)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-import sqlalchemy.exc
-
+from app.errors import Unavailable
 from app.jobs import ACTIVE, Jobs
 
 logger = logging.getLogger(__name__)
@@ -29,9 +28,9 @@ class Watch:
         """Poll for as long as somebody waits; to be run as a task."""
         while True:
             await self._some.wait()
-            with suppress(sqlalchemy.exc.OperationalError):
-                states = await asyncio.to_thread(self._jobs.last_events, list(self._waiting))
-                self._wake(states)
+            asked = list(self._waiting)
+            with suppress(Unavailable):
+                self._wake(asked, await asyncio.to_thread(self._jobs.last_events, asked))
             await asyncio.sleep(POLL_SECONDS)
 
     async def wait(self, job_id: str, seen: int, seconds: float) -> None:
@@ -57,9 +56,9 @@ class Watch:
             for _, news in waiters:
                 news.set()
 
-    def _wake(self, states: Mapping[str, tuple[int, str]]) -> None:
-        for job_id, waiters in list(self._waiting.items()):
+    def _wake(self, asked: Sequence[str], states: Mapping[str, tuple[int, str]]) -> None:
+        for job_id in asked:
             last, status = states.get(job_id, (0, "gone"))
-            for seen, news in waiters:
+            for seen, news in self._waiting.get(job_id, ()):
                 if last > seen or status not in ACTIVE:
                     news.set()

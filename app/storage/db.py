@@ -18,9 +18,11 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
 from sqlalchemy.engine import Connection
 
-from app.errors import StorageFull
+from app.errors import StorageFull, Unavailable
 
 _POSTGRES_DISK_FULL = "53100"
+#: what a wrong statement raises; the other errors of a driver say that the database is away
+_OUR_FAULTS = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError, sa.exc.NotSupportedError)
 
 metadata = sa.MetaData()
 Json = sa.JSON
@@ -167,24 +169,37 @@ class Database:
 
         Raises:
             StorageFull: the disk is; nothing was written.
+            Unavailable: the database is away; only where it went during the commit may the transaction be there.
         """
-        try:
-            with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
-                yield connection
-        except sa.exc.OperationalError as error:
-            is_full = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-            if is_full or getattr(error.orig, "sqlstate", None) == _POSTGRES_DISK_FULL:
-                raise StorageFull("The database's disk is full; nothing was stored.") from error
-            raise
+        with self._open(writes=True) as connection:
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Open a transaction that sees one state; it is for reading."""
-        with self.engine.connect().execution_options(**self._reads) as connection, connection.begin():
+        """Open a transaction that sees one state; it is for reading.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        with self._open(**self._reads) as connection:
             yield connection
 
+    @contextmanager
+    def _open(self, **options: Any) -> Iterator[Connection]:
+        try:
+            with self.engine.connect().execution_options(**options) as connection, connection.begin():
+                yield connection
+        except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+            if isinstance(error, _OUR_FAULTS):
+                raise
+            driver = getattr(error, "orig", None)
+            is_full = getattr(driver, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            if is_full or getattr(driver, "sqlstate", None) == _POSTGRES_DISK_FULL:
+                raise StorageFull("The database's disk is full; nothing was stored.") from error
+            raise Unavailable("The database cannot be reached; try again.") from error
+
     def ping(self) -> None:
-        """Raise what the driver raises where the database cannot answer."""
+        """Raise `Unavailable` where the database cannot answer."""
         with self.read() as connection:
             connection.execute(sa.text("SELECT 1"))
 

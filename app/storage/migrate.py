@@ -10,8 +10,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from dbos import DBOS
 
+from app.errors import Unavailable
 from app.storage.db import Database
 
 #: an arbitrary number of our own
@@ -23,6 +25,9 @@ def migrate(url: str) -> None:
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://…`.
+
+    Raises:
+        Unavailable: the database cannot be opened, or a later release has migrated it; says why.
     """
     database = Database(url)
     try:
@@ -35,6 +40,9 @@ def migrate(url: str) -> None:
             config.set_main_option("script_location", str(folder).replace("%", "%%"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+        DBOS.migrate(url)
+    except (Unavailable, sa.exc.SQLAlchemyError, CommandError) as error:
+        reason = str(getattr(error.__cause__ or error, "orig", error)).strip()
+        raise Unavailable(f"the database {sa.make_url(url)!r} could not be migrated: {reason}") from error
     finally:
         database.close()
-    DBOS.migrate(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from app.errors import StorageFull
+from app.errors import StorageFull, Unavailable
 from app.storage.db import Database, events, metadata, models, new_id, now, page, workers
+from app.storage.migrate import migrate
 from tests.service import ROOT
 
 BOTH = ["sqlite", "postgres"]
@@ -213,14 +215,46 @@ def test_migrations_at_the_same_time_and_again_all_end_well(
 def test_a_database_that_cannot_be_reached_says_so(url: str) -> None:
     database = Database(url)
 
-    with pytest.raises(sa.exc.OperationalError):
+    with pytest.raises(Unavailable):
         database.ping()
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////nowhere/at/all.db", "postgresql+psycopg://u:SECRET@/none?host=/nowhere"], ids=BOTH
+)
+def test_a_migration_that_cannot_be_made_says_why(url: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app", "migrate"]
+    environment = {**os.environ, "FITSERVE_DATABASE_URL": url, "FITSERVE_DATA_DIR": str(tmp_path / "data")}
+
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert 1 == done.returncode
+    assert done.stderr.startswith("fitserve: the database ")
+    assert "Traceback" not in done.stderr
+    assert "SECRET" not in done.stderr
+
+
+def test_a_database_of_a_later_release_is_left_alone(database_url: str) -> None:
+    database = Database(database_url)
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+
+    with pytest.raises(Unavailable, match="9999"):
+        migrate(database_url)
 
 
 @pytest.mark.parametrize(("pragma", "value"), [("journal_mode", "delete"), ("synchronous", 2), ("foreign_keys", 1)])
 def test_sqlite_commits_are_durable_and_checked(database: Database, pragma: str, value: str | int) -> None:
     with database.read() as connection:
         assert value == connection.exec_driver_sql(f"PRAGMA {pragma}").scalar()
+
+
+def test_a_file_that_is_no_database_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "fitserve.db").write_bytes(b"not a database " * 1000)
+
+    with pytest.raises(Unavailable):
+        Database(f"sqlite:///{tmp_path}/fitserve.db").ping()
 
 
 def test_a_full_disk_is_a_fact_and_leaves_what_was_there(database: Database) -> None:
