@@ -8,11 +8,12 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import datasets, docs, jobs, models, ops, predictions, problems
-from app.api.deps import PUBLIC, authorize
+from app.api.deps import PUBLIC, authorize, is_public
 from app.api.edge import LOOPBACK_HOSTS, Edge
 from app.api.schemas import AliasIn, DatasetPatch
 from app.learning.spec import TrainSpec
@@ -103,6 +104,11 @@ def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 schema = extra.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
                 schemas[extra.__name__] = schema
+            for route in iter_route_contexts(app.routes):
+                if is_public(route) and route.include_in_schema:
+                    for method in route.methods or ():
+                        # FastAPI adds an empty list to the one that it has
+                        made["paths"][route.path_format][method.lower()]["security"] = []
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
         return made

@@ -50,6 +50,11 @@ async def services(request: Request) -> Services:
 Given = Annotated[Services, Depends(services)]
 
 
+def is_public(route: Any) -> bool:
+    """Tell whether a route answers without a key."""
+    return (getattr(route, "openapi_extra", None) or {}).get("security") == []
+
+
 async def authorize(
     request: Request, given: Given, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> None:
@@ -60,8 +65,7 @@ async def authorize(
     Raises:
         Unauthorized: no key came, or an unknown one.
     """
-    route = request.scope.get("route")
-    if not given.settings.needs_key or (getattr(route, "openapi_extra", None) or {}).get("security") == []:
+    if not given.settings.needs_key or is_public(request.scope.get("route")):
         return
     if credentials is None:
         raise Unauthorized("Expected a key: Authorization: Bearer KEY.")

@@ -160,7 +160,9 @@ def load(path: Path, limit: int | None = None) -> Table:
         present = set(file.keys())
 
         def array(name: str) -> NDArray[Any]:
-            tensor: NDArray[Any] = file.get_tensor(name) if limit is None else file.get_slice(name)[:limit]
+            part = file.get_slice(name)
+            # unlike Python's, its slices may not go beyond the end
+            tensor: NDArray[Any] = part[: part.get_shape()[0] if limit is None else min(limit, part.get_shape()[0])]
             return tensor
 
         columns = [
