@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, NotFound
-from app.storage.blobs import Blobs, sha256_of
+from app.storage.blobs import ORPHAN_SECONDS, Blobs, sha256_of
 from app.storage.db import Database, datasets, new_id, now, page
 
 
@@ -48,10 +47,13 @@ class Parsed:
 
 
 class Users(Protocol):
-    """Who may need a data set to stay."""
+    """Who may need a data set or a table to stay."""
 
     def needs_dataset(self, connection: Connection, dataset_id: str, table_keys: Sequence[str]) -> bool:
         """Tell whether something unfinished reads this data set."""
+
+    def table_keys(self, connection: Connection) -> set[str]:
+        """Give the tables that may still be read, though a data set has another reading by now."""
 
 
 class Datasets:
@@ -126,8 +128,8 @@ class Datasets:
         """Give a data set another reading of its bytes; jobs keep the one they were submitted with."""
         table_key = f"tables/{sha256_of(parsed.path)}.safetensors"
         with self._changing, self._database.write() as connection:
-            self._blobs.put(table_key, parsed.path)
             _get(connection, dataset_id)
+            self._blobs.put(table_key, parsed.path)
             change = sa.update(datasets).where(datasets.c.id == dataset_id).values(_described(parsed, table_key))
             connection.execute(change)
             return _get(connection, dataset_id)
@@ -138,16 +140,28 @@ class Datasets:
         Raises:
             NotFound, Conflict: a queued or running job needs it.
         """
-        with self._changing, self._database.write() as connection:
-            dataset = _get(connection, dataset_id)
-            if users.needs_dataset(connection, dataset_id, [dataset.table_key]):
-                raise Conflict(f"A queued or running job needs data set {dataset_id}; wait for it or cancel it.")
-            connection.execute(sa.delete(datasets).where(datasets.c.id == dataset_id))
-            others = sa.select(datasets.c.raw_key, datasets.c.table_key)
-            kept = {key for row in connection.execute(others) for key in row}
         with self._changing:
+            with self._database.write() as connection:
+                dataset = _get(connection, dataset_id)
+                if users.needs_dataset(connection, dataset_id, [dataset.table_key]):
+                    raise Conflict(f"A queued or running job needs data set {dataset_id}; wait for it or cancel it.")
+                connection.execute(sa.delete(datasets).where(datasets.c.id == dataset_id))
+                kept = _keys(connection)
             for key in {dataset.raw_key, dataset.table_key} - kept:
                 self._blobs.delete(key)
+
+    def sweep(self, users: Users) -> None:
+        """Remove stored files that nothing reads: what a crash before a row, or a corrected column, leaves."""
+        with self._changing:
+            found = {key for prefix in ("datasets", "tables") for key in self._blobs.keys(prefix, ORPHAN_SECONDS)}
+            with self._database.read() as connection:
+                kept = _keys(connection) | users.table_keys(connection)
+            for key in found - kept:
+                self._blobs.delete(key)
+
+
+def _keys(connection: Connection) -> set[str]:
+    return {key for row in connection.execute(sa.select(datasets.c.raw_key, datasets.c.table_key)) for key in row}
 
 
 def _described(parsed: Parsed, table_key: str) -> Mapping[str, Any]:
@@ -165,8 +179,3 @@ def _get(connection: Connection, dataset_id: str) -> Dataset:
     if row is None:
         raise NotFound("data set", dataset_id)
     return Dataset(**row)
-
-
-def digest(body: bytes) -> str:
-    """Give the SHA-256 of bytes in hexadecimal."""
-    return hashlib.sha256(body).hexdigest()

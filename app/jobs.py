@@ -97,10 +97,9 @@ class Jobs:
         job_id = new_id("job")
         with self._database.write() as connection:
             if idempotency_key is not None:
-                before = _find_key(connection, idempotency_key, body_sha256)
-                if before is not None:
-                    return _get(connection, before)
-                _keep_key(connection, idempotency_key, body_sha256, job_id)
+                kept = _keep_key(connection, idempotency_key, body_sha256, job_id)
+                if kept != job_id:
+                    return _get(connection, kept)
             if not _has_dataset(connection, new.dataset_id):
                 raise NotFound("data set", new.dataset_id)
             waiting = connection.execute(sa.select(sa.func.count()).where(jobs.c.status == "queued")).scalar_one()
@@ -178,9 +177,17 @@ class Jobs:
 
     def needs_dataset(self, connection: Connection, dataset_id: str, table_keys: Sequence[str]) -> bool:
         """Tell whether a queued or running job reads this data set."""
-        uses = (jobs.c.dataset_id == dataset_id) | jobs.c.validation_table_key.in_(table_keys)
+        reads = jobs.c.table_key.in_(table_keys) | jobs.c.validation_table_key.in_(table_keys)
+        uses = (jobs.c.dataset_id == dataset_id) | reads
         query = sa.select(jobs.c.id).where(uses, jobs.c.status.in_(ACTIVE)).limit(1)
         return connection.execute(query).first() is not None
+
+    def table_keys(self, connection: Connection) -> set[str]:
+        """Give the tables of every job that runs, or may be resumed: its data set is still there."""
+        query = sa.select(jobs.c.table_key, jobs.c.validation_table_key).where(
+            jobs.c.status != "succeeded", jobs.c.dataset_id.in_(sa.select(datasets.c.id))
+        )
+        return {key for row in connection.execute(query) for key in row if key is not None}
 
     def cancel(self, job_id: str) -> Job:
         """End a queued or running job; from here on no claim can publish.
@@ -253,6 +260,7 @@ class Jobs:
                 status="running",
                 claim=claim.token,
                 attempt=jobs.c.attempt + 1,
+                progress={},
                 started_at=sa.func.coalesce(jobs.c.started_at, now()),
             )
         return claim if is_claimed else None
@@ -302,7 +310,7 @@ class Jobs:
     def charge_crash(self, claim: Claim) -> int:
         """Count a child that died while its worker lived; gives the count so far."""
         with self._database.write() as connection:
-            news = [{"type": "warning", "message": "the training process died; the job starts again"}]
+            news = [{"type": "warning", "message": "the training process died"}]
             _change(connection, claim.job_id, news, _holds(claim), crashes=jobs.c.crashes + 1)
             return int(connection.execute(sa.select(jobs.c.crashes).where(jobs.c.id == claim.job_id)).scalar() or 0)
 
@@ -386,11 +394,17 @@ def _find_key(connection: Connection, key: str, body_sha256: str) -> str | None:
     return str(row.job_id)
 
 
-def _keep_key(connection: Connection, key: str, body_sha256: str, job_id: str) -> None:
+def _keep_key(connection: Connection, key: str, body_sha256: str, job_id: str) -> str:
+    """Keep a key for a job; gives the job that has it, which is another one where the key came before."""
     stale = idempotency_keys.c.created < time.time() - IDEMPOTENCY_SECONDS
     connection.execute(sa.delete(idempotency_keys).where(stale))
     row = {"key_sha256": _sha256(key), "body_sha256": body_sha256, "job_id": job_id, "created": int(time.time())}
-    connection.execute(sa.insert(idempotency_keys).values(row))
+    try:
+        with connection.begin_nested():
+            connection.execute(sa.insert(idempotency_keys).values(row))
+    except sa.exc.IntegrityError:
+        return str(_find_key(connection, key, body_sha256))
+    return job_id
 
 
 def _sha256(text: str) -> str:

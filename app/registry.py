@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, Invalid, NotFound
 from app.learning.artifact import Artifact, read
-from app.storage.blobs import Blobs
+from app.storage.blobs import ORPHAN_SECONDS, Blobs
 from app.storage.db import Database, aliases, jobs, models, now, page, versions
 
 DEFAULT = "default"
-ORPHAN_SECONDS = 3600
 #: by `optimize`: the validation figure that "if_better" compares, and whether more is better
 _FIGURES = {
     "log_loss": ("log_loss", False),
@@ -104,13 +102,7 @@ class Registry:
         Returns:
             The version's number: one more than the last, deleted ones included.
         """
-        row = connection.execute(sa.select(models).where(models.c.name == model).with_for_update()).first()
-        number = 1 if row is None else row.latest_version + 1
-        if row is None:
-            new = {"name": model, "latest_version": 1, "created_at": now()}
-            connection.execute(sa.insert(models).values(new))
-        else:
-            connection.execute(sa.update(models).where(models.c.name == model).values(latest_version=number))
+        number = _next_number(connection, model)
         entry = {"model": model, "version": number, "job_id": job_id, "key": key, "sha256": sha256}
         entry |= {"document": document, "is_deleted": False, "created_at": now()}
         connection.execute(sa.insert(versions).values(entry))
@@ -169,6 +161,7 @@ class Registry:
         if not (alias[:1].isascii() and alias[:1].isalpha() and len(alias) <= 64 and "@" not in alias):
             raise Invalid.at(("alias",), "Expected an alias of at most 64 characters that starts with a letter.")
         with self._database.write() as connection:
+            _hold(connection, name)
             _version(connection, name, number)
             _point(connection, name, alias, number)
         return self.get(name)
@@ -187,6 +180,7 @@ class Registry:
             NotFound, Conflict: an alias points at it.
         """
         with self._database.write() as connection:
+            _hold(connection, name)
             version = _version(connection, name, number)
             at_it = (aliases.c.model == name) & (aliases.c.version == number)
             names = connection.execute(sa.select(aliases.c.alias).where(at_it)).scalars().all()
@@ -205,9 +199,7 @@ class Registry:
             NotFound, Conflict: a queued or running job trains it.
         """
         with self._database.write() as connection:
-            row = connection.execute(sa.select(models).where(models.c.name == name)).mappings().first()
-            if row is None:
-                raise NotFound("model", name)
+            row = _hold(connection, name)
             busy = sa.select(jobs.c.id).where(jobs.c.model == name, jobs.c.status.in_(("queued", "running")))
             if connection.execute(busy).first() is not None:
                 raise Conflict(f"A queued or running job trains model {name!r}; wait for it or cancel it.")
@@ -221,13 +213,37 @@ class Registry:
 
     def sweep(self) -> None:
         """Remove stored files that became no version: what a crash between files and row leaves."""
+        folders = {"/".join(key.split("/")[:2]) for key in self._blobs.keys("versions", ORPHAN_SECONDS)}
         with self._database.read() as connection:
             query = sa.select(versions.c.key).where(versions.c.is_deleted.is_(False))
             kept = set(connection.execute(query).scalars())
-        folders = {"/".join(key.split("/")[:2]) for key in self._blobs.keys("versions")}
         for folder in folders - kept:
-            if time.time() - self._blobs.local(folder).stat().st_mtime > ORPHAN_SECONDS:
-                self._blobs.delete(folder)
+            self._blobs.delete(folder)
+
+
+def _next_number(connection: Connection, model: str) -> int:
+    """Take a model's next number; its row is then the caller's until the transaction ends."""
+    named = models.c.name == model
+    taken = sa.update(models).where(named).values(latest_version=models.c.latest_version + 1)
+    taken = taken.returning(models.c.latest_version)
+    number = connection.execute(taken).scalar()
+    if number is not None:
+        return int(number)
+    try:
+        with connection.begin_nested():
+            connection.execute(sa.insert(models).values({"name": model, "latest_version": 1, "created_at": now()}))
+    except sa.exc.IntegrityError:
+        # another worker published the first version between the two
+        return int(connection.execute(taken).scalar_one())
+    return 1
+
+
+def _hold(connection: Connection, name: str) -> Any:
+    """Give a model's row and keep others from changing the model until the transaction ends, or raise `NotFound`."""
+    row = connection.execute(sa.select(models).where(models.c.name == name).with_for_update()).mappings().first()
+    if row is None:
+        raise NotFound("model", name)
+    return row
 
 
 def _is_promoted(connection: Connection, model: str, document: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from obstore.store import LocalStore
 from app.errors import NotFound, StorageFull, is_disk_full
 
 CHUNK_BYTES = 1024**2
+#: blobs that are older than this and that nothing points at will not be pointed at any more
+ORPHAN_SECONDS = 3600
 #: staging's label of what nobody can reach any more
 _DELETED = "deleted"
 
@@ -44,8 +47,8 @@ class Blobs(Protocol):
     def delete(self, prefix: str) -> None:
         """Remove a blob, or a folder with all in it; nothing happens where there is none."""
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """List the keys under a prefix."""
+    def keys(self, prefix: str, older_than_seconds: float = 0) -> Iterator[str]:
+        """List the keys under a prefix, or those of them that were written longer ago."""
 
     def staging(self, label: str) -> AbstractContextManager[Path]:
         """Give an empty local folder, removed at the end; `put` and `publish` take files out of it."""
@@ -117,10 +120,11 @@ class LocalBlobs:
         else:
             path.unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """List the keys under a prefix."""
+    def keys(self, prefix: str, older_than_seconds: float = 0) -> Iterator[str]:
+        """List the keys under a prefix, or those of them that were written longer ago."""
+        latest = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
         for batch in obstore.list(self._store, prefix=prefix):
-            yield from (entry["path"] for entry in batch)
+            yield from (entry["path"] for entry in batch if entry["last_modified"] <= latest)
 
     @contextmanager
     def staging(self, label: str) -> Iterator[Path]:
