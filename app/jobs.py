@@ -102,11 +102,7 @@ class Jobs:
                     return _get(connection, kept)
             if not _has_dataset(connection, new.dataset_id):
                 raise NotFound("data set", new.dataset_id)
-            waiting = connection.execute(sa.select(sa.func.count()).where(jobs.c.status == "queued")).scalar_one()
-            if waiting >= self._max_queued:
-                raise Overloaded(
-                    f"Expected fewer than {self._max_queued} waiting jobs, got {waiting}; try again later."
-                )
+            self._check_queue(connection)
             row = {
                 "id": job_id,
                 "kind": "train",
@@ -129,6 +125,16 @@ class Jobs:
             _append(connection, job_id, 0, [{"type": "status", "status": "queued"}, *warnings])
             self._engine.enqueue(connection, f"{job_id}.1", job_id)
             return _get(connection, job_id)
+
+    def check_queue(self) -> None:
+        """Raise `Overloaded` where the queue is full now; `submit` has the last word."""
+        with self._database.read() as connection:
+            self._check_queue(connection)
+
+    def _check_queue(self, connection: Connection) -> None:
+        waiting = connection.execute(sa.select(sa.func.count()).where(jobs.c.status == "queued")).scalar_one()
+        if waiting >= self._max_queued:
+            raise Overloaded(f"Expected fewer than {self._max_queued} waiting jobs, got {waiting}; try again later.")
 
     def find_submitted(self, idempotency_key: str, body_sha256: str) -> Job | None:
         """Give the job that this key and body made within a day, or None; `Conflict` for another body."""

@@ -125,6 +125,7 @@ async def train(
             data = folder / "data"
             spec, table = await _read(given, body, data)
             prepared = await asyncio.to_thread(prepare, given.rooms, table, spec, job_limits(given.settings))
+            await asyncio.to_thread(given.rooms.jobs.check_queue)
             dataset, _ = await keep(given, table, data, "json", None)
             new = prepared.job(name, dataset)
             job = await asyncio.to_thread(given.rooms.jobs.submit, new, idempotency_key, digest)
