@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
@@ -78,7 +79,7 @@ def read(folder: Path, sha256: str) -> Artifact:
     """Read a version's folder.
 
     Raises:
-        Corrupt: a file is absent or is not, to the bit, the one that was published.
+        Corrupt: a file is absent, is not, to the bit, the one that was published, or is none that this release reads.
     """
     manifest = _bytes(folder, MANIFEST)
     if hashlib.sha256(manifest).hexdigest() != sha256:
@@ -88,6 +89,13 @@ def read(folder: Path, sha256: str) -> Artifact:
     for name, body in found.items():
         if files.get(name) != _entry(body):
             raise Corrupt(f"File {name} of the version differs from its manifest.")
+    try:
+        return _parsed(found)
+    except (ValueError, TypeError, LookupError, AttributeError, SafetensorError) as error:
+        raise Corrupt("The version's files are not of a form that this release reads.") from error
+
+
+def _parsed(found: Mapping[str, bytes]) -> Artifact:
     architecture = Architecture.from_document(json.loads(found["architecture.json"]))
     encoder = json.loads(found["encoder.json"])
     return Artifact(

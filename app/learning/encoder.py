@@ -21,8 +21,8 @@ from app.learning.table import MISSING, Column, Table
 MAX_WARNINGS = 100
 UNSEEN = -2
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
-#: from here on float64 does not hold every integer
-_INEXACT = 2**53
+#: digits that are no number's usual spelling, but an identifier's
+_ODD_NUMBER = re.compile(r"[+-]?(0\d|\d{16,}\Z)", re.ASCII)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FLOAT64_MAX = float(np.finfo(np.float64).max)
 
@@ -36,8 +36,8 @@ class Input:
         marks_missing: whether a last feature says that the value was missing.
         mean, scale: the value becomes `(value - mean) / scale`, in float64.
         low, high: the range seen in training.
-        categories: one feature each, in this order; unseen ones become zeros. A text that is none of them but is
-            the same number, or the same but for its case in true and false, is taken for it.
+        categories: one feature each, in this order; unseen ones become zeros. Texts of one meaning, such as "1" and
+            "1.0" or "true" and "True", are one category, by its first spelling.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Input:
 
     @cached_property
     def _meanings(self) -> dict[str | float, int]:
-        return {_meaning(text): i for i, text in reversed(list(enumerate(self.categories)))}
+        return {_meaning(text): i for i, text in enumerate(self.categories)}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ class Encoder:
 
     @classmethod
     def from_document(cls, document: Sequence[Mapping[str, Any]]) -> Encoder:
-        """Rebuild an encoder from its state."""
+        """Rebuild an encoder from its state; another kind of input is a `KeyError`."""
+        for each in document:
+            _READERS[each["kind"]]
         return cls(tuple(Input(**{**each, "categories": tuple(each["categories"])}) for each in document))
 
     def encode(self, cells: Mapping[str, NDArray[Any]], notes: list[Note] | None = None) -> NDArray[np.float32]:
@@ -158,8 +160,9 @@ def _fit_input(column: Column, rows: NDArray[np.intp], scaling: str, encoding: s
     missing: Literal["impute", "error"] = "impute" if encoding == "auto" or lacks_somewhere else "error"
     marks = encoding == "auto" and lacks
     if not column.is_number:
-        used = np.unique(values[~is_missing]).tolist()
-        return Input(column.name, "categorical", missing, marks, categories=tuple(column.categories[i] for i in used))
+        used = [column.categories[i] for i in np.unique(values[~is_missing]).tolist()]
+        first = {_meaning(text): text for text in reversed(used)}
+        return Input(column.name, "categorical", missing, marks, categories=tuple(sorted(first.values())))
     present = values[~is_missing].astype(np.float64)
     if not len(present):
         present = np.zeros(1)
@@ -311,9 +314,9 @@ def _categorical_reader(each: Input) -> Callable[[Any], int | None]:
 
 
 def _meaning(text: str) -> str | float:
-    """Give the number that a text spells, if float64 tells it from other numbers, or the text."""
-    if _NUMBER.match(text) and (abs(number := float(text)) < _INEXACT or not text.lstrip("+-").isdigit()):
-        return number
+    """Give the number that a text spells, or the text: where zeros lead, or float64 does not hold the integer."""
+    if _NUMBER.match(text) and not _ODD_NUMBER.match(text):
+        return float(text)
     return text.lower() if text.lower() in ("true", "false") else text
 
 

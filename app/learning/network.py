@@ -87,8 +87,13 @@ class Architecture:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Architecture:
-        """Rebuild an architecture; only the parts listed here exist."""
+        """Rebuild an architecture; only the parts and activations listed here exist, else `LookupError` or `ValueError`."""
         parts = [_PARTS[part["type"]](**part) for part in document["parts"]]
+        for part in parts[:-1]:
+            if isinstance(part, Dense | Activation) and part.activation not in {"linear", "silu", *_ONNX}:
+                raise ValueError(f"there is no activation {part.activation!r}")
+        if not isinstance(parts[-1], Dense) or parts[-1].activation != "softmax":
+            raise ValueError("the last part is no softmax layer")
         return cls(int(document["inputs"]), tuple(parts))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
