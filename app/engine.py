@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dbos import DBOSClient, WorkflowSerializationFormat
 from sqlalchemy.engine import Connection
 
@@ -41,9 +43,9 @@ class Engine:
         """Take work off the queue, or have its worker drop it."""
         self._client.cancel_workflow(workflow_id)
 
-    def delete(self, workflow_id: str) -> None:
+    def delete(self, workflow_ids: Sequence[str]) -> None:
         """Forget work that has ended."""
-        self._client.delete_workflow(workflow_id)
+        self._client.delete_workflows(list(workflow_ids))
 
     def close(self) -> None:
         """Close the connections."""

@@ -225,7 +225,7 @@ class Jobs:
                 raise Conflict(f"Job {job_id} is {job.status}; only a failed or cancelled job can be resumed.")
             if not _has_dataset(connection, job.dataset_id):
                 raise Conflict(f"The data set of job {job_id} was deleted; upload it and train again.")
-            workflow_id = f"{job_id}.{int(job.workflow_id.rpartition('.')[2]) + 1}"
+            workflow_id = f"{job_id}.{_resumes(job) + 2}"
             fresh: dict[str, Any] = {
                 "status": "queued",
                 "workflow_id": workflow_id,
@@ -251,7 +251,7 @@ class Jobs:
                 raise Conflict(f"Job {job_id} is {job.status}; cancel it first.")
             connection.execute(sa.delete(idempotency_keys).where(idempotency_keys.c.job_id == job_id))
             connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
-        self._engine.delete(job.workflow_id)
+        self._engine.delete([f"{job_id}.{n}" for n in range(1, _resumes(job) + 2)])
 
     def claim(self, job_id: str, workflow_id: str) -> Claim | None:
         """Take a job for this worker, or give None where it is no longer to be done."""
@@ -325,6 +325,11 @@ class Jobs:
         with self._database.write() as connection:
             news = [{"type": "status", "status": "queued"}]
             _change(connection, claim.job_id, news, _holds(claim), status="queued", claim=None, progress={})
+
+
+def _resumes(job: Job) -> int:
+    """Count how often a job was resumed: each time it is new work to the engine, `job_….1`, `job_….2` and so on."""
+    return int(job.workflow_id.rpartition(".")[2]) - 1
 
 
 def _holds(claim: Claim) -> sa.ColumnElement[bool]:
