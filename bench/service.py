@@ -1,0 +1,215 @@
+"""`python -m bench.service`: what the service costs on this machine, through real processes on loopback.
+
+Times depend on the machine and on what else it does. What carries over is the ratio to a bare ASGI application
+that reads the same body and answers a constant: both are loaded in turns, round by round, from a third process.
+Writes `bench/results/service.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.client import Client
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "bench" / "results" / "service.json"
+LIBRARIES = ("fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy", "keras", "tensorflow")
+STARTS, TRAININGS, ROUNDS = 3, 2, 4
+CONNECTIONS, LOAD_SECONDS = 32, 1.0
+SMALL_TABLE, WIDE_TABLE = (150, 4), (60, 784)
+#: no round begins after the first; what else is waited for must have happened by the second
+ENOUGH_SECONDS, LIMIT_SECONDS = 55.0, 120.0
+WARM_MIB, QUIET_SECONDS = 300, 0.4
+TICK_SECONDS, MIB = 1 / os.sysconf("SC_CLK_TCK"), 1024**2
+_ADDRESS = re.compile(r" on (http://\S+)\s")
+
+
+def main() -> None:
+    """Measure, write the results, and print them."""
+    began = time.monotonic()
+    deadline = began + LIMIT_SECONDS
+    with tempfile.TemporaryDirectory(prefix="fitserve-bench-") as name:
+        folder = Path(name)
+        ready = [_seconds_to_ready(folder / f"start{i}", deadline) for i in range(STARTS)]
+        bare_command = ("uvicorn", "bench.bare:app", "--port", "0", "--no-access-log")
+        with _serve(folder / "data", deadline) as (pid, url), _run(folder, deadline, *bare_command) as (bare, bare_url):
+            with Client(url, "", timeout=LIMIT_SECONDS) as client:
+                idle = _resident_mib(pid)
+                small = [_seconds_to_model(client, pid, deadline) for _ in range(TRAININGS)]
+                _train_wide(client)
+            _until(lambda: _is_warm(pid), deadline)
+            rounds: list[dict[str, dict[str, float]]] = []
+            while len(rounds) < ROUNDS and (not rounds or time.monotonic() < began + ENOUGH_SECONDS):
+                rounds.append({})
+                for model, columns in (("small", SMALL_TABLE[1]), ("wide", WIDE_TABLE[1])):
+                    body = folder / f"{model}.json"
+                    body.write_text(json.dumps({"x": np.random.default_rng(1).random((1, columns)).round(4).tolist()}))
+                    rounds[-1][f"bare_1x{columns}"] = _load(bare, f"{bare_url}/", body)
+                    rounds[-1][f"predict_1x{columns}"] = _load(pid, f"{url}/api/v1/models/{model}/predict", body)
+            loaded = _resident_mib(pid)
+    results = {
+        "seconds_to_ready": _median(ready),
+        "api_mib_when_ready": idle,
+        "api_mib_after_load": loaded,
+        "seconds_from_post_to_served_model": _median(small),
+        **_rates(rounds),
+    }
+    document = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **_about(), "results": results, "rounds": rounds}
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    for name, value in results.items():
+        print(f"{name:<40}{value:>12,}")
+
+
+def _rates(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Give the medians over the rounds, and of each round's own ratio of prediction to bare answer."""
+    found = {}
+    for columns in (SMALL_TABLE[1], WIDE_TABLE[1]):
+        for figure in ("per_second", "cpu_microseconds"):
+            ours = [each[f"predict_1x{columns}"][figure] for each in rounds]
+            bare = [each[f"bare_1x{columns}"][figure] for each in rounds]
+            found[f"predict_1x{columns}_{figure}"] = _median(ours)
+            found[f"bare_1x{columns}_{figure}"] = _median(bare)
+            found[f"predict_to_bare_1x{columns}_{figure}"] = _median([a / b for a, b in zip(ours, bare, strict=True)])
+    return found
+
+
+def _about() -> dict[str, Any]:
+    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
+    return {
+        "machine": {"cpu": cpu[1] if cpu else platform.machine(), "cores": os.cpu_count(), "memory_mib": memory},
+        "kernel": platform.release(),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+        "workload": {
+            "trained_table": SMALL_TABLE,
+            "predict": "networks 4→64→3 and 784→64→3, one row a request, JSON",
+            "connections": CONNECTIONS,
+            "seconds_per_load": LOAD_SECONDS,
+        },
+    }
+
+
+def _median(values: Sequence[float]) -> float:
+    value = statistics.median(values)
+    return round(value, 3) if value < 100 else round(value)
+
+
+@contextmanager
+def _run(folder: Path, deadline: float, *command: str, **settings: str) -> Iterator[tuple[int, str]]:
+    """Run a server; gives its process id, and the address that it says it serves on."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FITSERVE_")}
+    log = folder / f"{command[0]}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=ROOT, env=environment | settings, stdout=out, stderr=out
+        )
+
+    def address() -> str | None:
+        found = _ADDRESS.search(log.read_text(encoding="utf-8", errors="replace"))
+        if process.poll() is not None:
+            raise SystemExit(f"bench: {command[0]} ended with exit code {process.returncode}:\n{log.read_text()}")
+        return found[1] if found else None
+
+    try:
+        yield process.pid, _until(address, deadline)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def _serve(data: Path, deadline: float) -> Iterator[tuple[int, str]]:
+    data.mkdir()
+    settings = {"FITSERVE_PORT": "0", "FITSERVE_DATA_DIR": str(data)}
+    with _run(data, deadline, "app", "serve", **settings) as (pid, url), Client(url, "") as client:
+        _until(client.is_ready, deadline)
+        yield pid, url
+
+
+def _seconds_to_ready(data: Path, deadline: float) -> float:
+    began = time.monotonic()
+    with _serve(data, deadline):
+        return time.monotonic() - began
+
+
+def _seconds_to_model(client: Client, api: int, deadline: float) -> float:
+    """Time from the POST of a job to the new version's first prediction, on a small table and a warm worker."""
+    rng = np.random.default_rng(0)
+    y = np.arange(SMALL_TABLE[0]) % 3
+    x = rng.normal(y[:, None], 0.7, SMALL_TABLE)
+    _until(lambda: _is_warm(api), deadline)
+    began = time.monotonic()
+    job = client.wait(client.train("small", data={"x": x, "y": y}))
+    client.predict(job.ref, rows=x[:1])
+    return time.monotonic() - began
+
+
+def _train_wide(client: Client) -> None:
+    x = np.random.default_rng(0).random(WIDE_TABLE).round(4)
+    network, fit = {"layers": [{"units": 64}]}, {"epochs": 1}
+    client.wait(client.train("wide", data={"x": x, "y": np.arange(len(x)) % 3}, network=network, fit=fit))
+    client.predict("wide", rows=x[:1])
+
+
+def _load(pid: int, url: str, body: Path) -> dict[str, float]:
+    """Load one server; gives its answers a second, and its CPU time for each in microseconds."""
+    command = [sys.executable, "-m", "bench.load", url, str(body), str(CONNECTIONS), str(LOAD_SECONDS)]
+    before = _cpu_seconds(pid)
+    rate, answers = map(
+        float, subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    )
+    return {"per_second": round(rate, 1), "cpu_microseconds": round((_cpu_seconds(pid) - before) / answers * 1e6, 1)}
+
+
+def _until(look: Callable[[], Any], deadline: float) -> Any:
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"bench: expected all to be done within {LIMIT_SECONDS:.0f} seconds")
+        time.sleep(0.005)
+    return found
+
+
+def _is_warm(api: int) -> bool:
+    """Tell whether a training process, the API's grandchild, waits with everything imported."""
+    for name in (folder.name for folder in Path("/proc").glob("[0-9]*")):
+        with suppress(OSError):
+            if int(_stat(_stat(name)[1])[1]) == api and _resident_mib(int(name)) > WARM_MIB:
+                before = _cpu_seconds(int(name))
+                time.sleep(QUIET_SECONDS)
+                return _cpu_seconds(int(name)) == before
+    return False
+
+
+def _cpu_seconds(pid: int) -> float:
+    return sum(map(int, _stat(pid)[11:13])) * TICK_SECONDS
+
+
+def _stat(pid: int | str) -> list[str]:
+    """Give the fields of proc(5)'s stat from the third on; the fourth is the parent."""
+    return Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+
+
+def _resident_mib(pid: int) -> float:
+    pages = int(Path("/proc", str(pid), "statm").read_text(encoding="utf-8").split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / MIB, 1)
+
+
+if __name__ == "__main__":
+    main()
