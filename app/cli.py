@@ -52,7 +52,7 @@ def _with_settings(command: Callable[..., None], **own: inspect.Parameter) -> Ca
     parameters = dict(own)
     for name, field in Settings.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        default = "" if field.default in (None, "") else f" [default: {field.default}]"
+        default = "" if field.default in (None, "") else f" (default {field.default})"
         option = typer.Option(flag, help=f"{field.description}{default}", show_default=False)
         kind: Any = Annotated[str | None, option]
         if field.annotation is bool:
@@ -88,7 +88,7 @@ def _work(settings: Settings, parent: int | None) -> None:
     from app.wiring import open_rooms
     from app.worker import Worker, lock_name
 
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_data_dir(settings)
     lock_name(settings.data_dir, settings.worker_name)
     if parent is None:
         _migrate(settings)
@@ -102,10 +102,25 @@ def _work(settings: Settings, parent: int | None) -> None:
 
 def _migrate(settings: Settings) -> None:
     """Create or upgrade the database's tables."""
+    from app.errors import Unavailable
     from app.storage.migrate import migrate
 
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    migrate(settings.resolved_database_url)
+    _make_data_dir(settings)
+    try:
+        migrate(settings.resolved_database_url)
+    except Unavailable as error:
+        typer.echo(f"fitserve: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _make_data_dir(settings: Settings) -> None:
+    from app.wiring import make_data_dir
+
+    try:
+        make_data_dir(settings.data_dir)
+    except OSError as error:
+        typer.echo(f"fitserve: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 _PARENT = inspect.Parameter(

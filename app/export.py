@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, Literal
 
 from app.errors import NotReady
 from app.learning.artifact import Artifact
+from app.lifeline import command
 from app.registry import Version
 
 Form = Literal["keras", "weights"]
@@ -60,13 +59,7 @@ def _zip(path: Path, files: dict[str, Path], card: dict[str, Any]) -> bytes:
 
 async def _in_child(source: Path, sha256: str, out: Path) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "app.export_child",
-        str(os.getpid()),
-        str(source),
-        sha256,
-        str(out),
+        *command("app.export_child", str(source), sha256, str(out)),
         stdout=asyncio.subprocess.PIPE,
     )
     try:

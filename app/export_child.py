@@ -11,7 +11,6 @@ import numpy as np
 
 from app.learning import artifact, fit
 from app.learning.encoder import records_cells
-from app.lifeline import die_with_parent, limit_child
 
 
 def export(source: Path, sha256: str, out: Path) -> dict[str, object]:
@@ -45,12 +44,10 @@ def export(source: Path, sha256: str, out: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Be the child: `python -m app.export_child PARENT_PID SOURCE SHA256 OUT`."""
-    die_with_parent(int(sys.argv[1]))
-    limit_child()
+    """Be the child, by way of `app.lifeline`: arguments SOURCE SHA256 OUT."""
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    reply.write(json.dumps(export(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))))
+    reply.write(json.dumps(export(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))))
     reply.close()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 from app import errors
 from app.datasets import Parsed
 from app.errors import Fault, FitserveError, Invalid
+from app.lifeline import command
 
 _FACTS: dict[str, type[FitserveError]] = {
     each.code: each for each in (errors.Malformed, errors.Invalid, errors.TooLarge, errors.StorageFull)
@@ -37,10 +36,7 @@ class Ingest:
     async def start(self) -> None:
         """Spawn the child, from the thread whose end is to kill it."""
         self._child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app.ingest_child",
-            str(os.getpid()),
+            *command("app.ingest_child"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=64 * 1024**2,

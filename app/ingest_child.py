@@ -12,8 +12,7 @@ from typing import Any
 import orjson
 
 from app.errors import FitserveError, Invalid, Malformed, StorageFull, is_disk_full
-from app.learning.formats import Bounds, parse
-from app.lifeline import die_with_parent, limit_child
+from app.learning.formats import Bounds, load_json, parse
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -32,22 +31,22 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def split(body: Path, data: Path) -> dict[str, Any]:
     """Take a JSON object's member `data` out into a file; gives the rest and whether there was data."""
-    try:
-        document = orjson.loads(body.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"Expected JSON: {error}.") from error
+    document = load_json(body)
     if not isinstance(document, dict):
         raise Invalid("Expected a JSON object.")
     has_data = "data" in document
-    if has_data:
-        data.write_bytes(orjson.dumps(document.pop("data")))
+    try:
+        if has_data:
+            data.write_bytes(orjson.dumps(document.pop("data")))
+        # the reply is written and read by parsers that go less deep than this one
+        orjson.dumps(document)
+    except orjson.JSONEncodeError as error:
+        raise Malformed("Expected JSON that is nested less deeply.") from error
     return {"rest": document, "has_data": has_data}
 
 
 def main() -> None:
-    """Be the child: `python -m app.ingest_child PARENT_PID`."""
-    die_with_parent(int(sys.argv[1]))
-    limit_child()
+    """Be the child, by way of `app.lifeline`."""
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -56,11 +55,11 @@ def main() -> None:
         except FitserveError as error:
             faults = [asdict(fault) for fault in error.faults]
             reply = {"error": {"code": error.code, "message": error.message, "faults": faults}}
-        except OSError as error:
+        except Exception as error:
             if not is_disk_full(error):
                 raise
             reply = {"error": {"code": StorageFull.code, "message": "The disk is full.", "faults": []}}
-        replies.write(json.dumps(reply) + "\n")
+        replies.write(json.dumps(reply, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import runpy
 import signal
 import sys
 
@@ -28,3 +29,21 @@ def limit_child() -> None:
     """Give up core files, and ignore the terminal's Ctrl-C, which is the parent's to act on."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Give the command line of a child of this process that runs a module, tied before it imports anything."""
+    return [sys.executable, "-m", "app.lifeline", str(os.getpid()), module, *arguments]
+
+
+def main() -> None:
+    """Be a child: `python -m app.lifeline PARENT_PID MODULE ARGUMENT…`."""
+    parent, module = int(sys.argv[1]), sys.argv[2]
+    die_with_parent(parent)
+    limit_child()
+    del sys.argv[1:3]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ import logging.config
 import structlog
 
 _SHARED: list[structlog.types.Processor] = [
+    structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.ExtraAdder(),

@@ -18,13 +18,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import FitserveError, Invalid
+from app.errors import FitserveError, Invalid, StorageFull, is_disk_full
 from app.learning import artifact, fit, metrics
 from app.learning.encoder import Encoder, fit_encoder, table_cells
 from app.learning.network import Architecture, OnnxRuntime
 from app.learning.spec import TrainSpec, count_parameters
 from app.learning.table import Label, Table, label_key, load, match_labels
-from app.lifeline import die_with_parent, limit_child
 
 GOLDEN_ROWS = 8
 PARITY_ROWS = 1000
@@ -55,8 +54,10 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     classes, y = table.column(str(spec.target)).labels()
     rows, held_out = split(y, spec)
     encoder = fit_encoder(
-        table, request["columns"], rows, scaling=spec.features.scaling, encoding=spec.features.encoding
+        table, request["columns"], rows, scaling=str(spec.features.scaling), encoding=str(spec.features.encoding)
     )
+    if not encoder.width:
+        raise Invalid.at(("features",), "Expected a value in at least one feature of the training rows, got none.")
     x = encoder.encode(table_cells(encoder, table))
     train_set = fit.Examples(x[rows], y[rows])
     validation = fit.Examples(x[held_out], y[held_out]) if len(held_out) else None
@@ -138,7 +139,7 @@ def class_weights(spec: TrainSpec, classes: list[Label], y: NDArray[np.int32]) -
     index = {label_key(label): i for i, label in enumerate(classes)}
     unknown = [label for label in asked if label_key(label) not in index]
     if unknown:
-        raise Invalid.at(("fit", "class_weight"), f"There is no class {unknown[0]!r}.")
+        raise Invalid.at(("fit", "class_weight"), f"There is no class {unknown[0][:80]!r}.")
     return dict.fromkeys(range(len(classes)), 1.0) | {
         index[label_key(label)]: weight for label, weight in asked.items()
     }
@@ -150,7 +151,8 @@ def _other(path: Path, encoder: Encoder, target: str, classes: list[Label]) -> f
         raise Invalid.at(("validation", "dataset"), f"The validation data set has no target column {target!r}.")
     y, strange = match_labels(table.column(target), classes)
     if strange:
-        raise Invalid.at(("validation", "dataset"), f"The validation data set has unknown labels: {strange[:5]}.")
+        names = ", ".join(repr(label)[:40] for label in strange[:5])
+        raise Invalid.at(("validation", "dataset"), f"Expected labels that the training data has, got {names}.")
     if not (y >= 0).any():
         raise Invalid.at(("validation", "dataset"), "The validation data set has no labelled row.")
     x = encoder.encode(table_cells(encoder, table))
@@ -202,9 +204,7 @@ def _input(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Be the child: `python -m app.trainer PARENT_PID`."""
-    die_with_parent(int(sys.argv[1]))
-    limit_child()
+    """Be the child, by way of `app.lifeline`."""
     os.nice(NICENESS)
     # whatever a library prints must not end up among the events
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
@@ -230,6 +230,10 @@ def main() -> None:
     except MemoryError:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         emit({"type": "failed", "code": "out_of_memory", "message": f"The job ran out of memory; it had {used} MB."})
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        emit({"type": "failed", "code": StorageFull.code, "message": "The store's disk is full; nothing was stored."})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
 
 from app.config import Settings
 from app.datasets import Datasets
@@ -44,6 +46,20 @@ class Services:
         for engine in self._closers:
             engine.close()
         self.rooms.database.close()
+
+
+def make_data_dir(folder: Path) -> None:
+    """Make the data directory where absent, and see that it can be written.
+
+    Raises:
+        OSError: it cannot.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"the data directory {folder} cannot be written: {error.strerror}") from error
 
 
 def open_rooms(settings: Settings) -> tuple[Rooms, Engine]:

@@ -12,18 +12,19 @@ import json
 import logging
 import os
 import signal
-import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSConfig
 
 from app.engine import APPLICATION, ENGINE_VERSION, QUEUE, WORKFLOW
-from app.errors import FitserveError, StorageFull
+from app.errors import FitserveError, StorageFull, Unavailable, is_disk_full
 from app.jobs import MAX_CRASHES, Claim, Job
+from app.lifeline import command
 from app.training import Rooms, publish
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ BEAT_SECONDS = 5.0
 #: beyond `max_seconds`, for loading, encoding and writing
 GRACE_SECONDS = 600.0
 POLL_SECONDS = 0.2
+#: between attempts to write to a database that cannot be written
+RETRY_SECONDS = 1.0
+T = TypeVar("T")
 
 
 class Child:
@@ -51,10 +55,7 @@ class Child:
     async def spawn(cls) -> Child:
         """Start a child that imports Keras and then waits for its request."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app.trainer",
-            str(os.getpid()),
+            *command("app.trainer"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -68,10 +69,11 @@ class Child:
             self.said.append(line.decode(errors="replace").rstrip()[:500])
 
     async def ask(self, request: dict[str, Any]) -> None:
-        """Send the one request."""
+        """Send the one request; where the child is dead, `event` says so."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        await self.process.stdin.drain()
+        with suppress(ConnectionError):
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            await self.process.stdin.drain()
 
     async def event(self) -> dict[str, Any] | None:
         """Give the next event, or None when the child has ended."""
@@ -86,6 +88,18 @@ class Child:
         await asyncio.shield(self.process.wait())
 
 
+class _Crashed(Exception):
+    """The child died on its own."""
+
+
+class _Failed(Exception):
+    """The job cannot succeed: a word of the contract's `error.code`, why, and which part of the specification."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.param = code, message, param
+
+
 class Worker:
     """Carries out jobs, `slots` at a time."""
 
@@ -93,8 +107,9 @@ class Worker:
         self._rooms = rooms
         self._name = name
         self._slots = slots
-        self._warm: Child | None = None
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._warm: asyncio.Task[Child] | None = None
+        #: a task for each job, named by its id
+        self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
 
@@ -142,74 +157,102 @@ class Worker:
         DBOS.register_queue(QUEUE, worker_concurrency=self._slots, polling_interval_sec=POLL_SECONDS)
 
     async def _live(self) -> None:
-        self._warm = await Child.spawn()
+        self._warm_up()
         beat = asyncio.create_task(self._beat())
         await self._stopping.wait()
         logger.info("stopping", extra={"running": len(self._running)})
         beat.cancel()
-        for task in list(self._running.values()):
+        for task in self._running:
             task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
         if self._warm is not None:
-            await self._warm.kill()
+            await (await self._warm).kill()
 
     async def _beat(self) -> None:
         while True:
-            with suppress(OSError):
-                await asyncio.to_thread(self._rooms.workers.beat, self._name, self._slots, list(self._running))
+            running = [task.get_name() for task in self._running]
+            with suppress(StorageFull, Unavailable):
+                await asyncio.to_thread(self._rooms.workers.beat, self._name, self._slots, running)
             await asyncio.sleep(BEAT_SECONDS)
+
+    def _warm_up(self) -> None:
+        """Have a child import Keras for the next job, but for one that does so already."""
+        if self._warm is None and not self._stopping.is_set():
+            self._warm = asyncio.create_task(Child.spawn())
+
+    async def _child(self) -> Child:
+        warm, self._warm = self._warm, None
+        child = None if warm is None else await warm
+        return child if child is not None and child.process.returncode is None else await Child.spawn()
 
     async def _take(self, job_id: str, workflow_id: str) -> None:
         """Run one job to its end; when the worker stops, leave the workflow unfinished so that it recovers."""
-        task = asyncio.create_task(self._carry_out(job_id, workflow_id))
-        self._running[job_id] = task
+        task = asyncio.create_task(self._carry_out(job_id, workflow_id), name=job_id)
+        self._running.add(task)
         try:
             await task
         finally:
-            task.cancel()
-            del self._running[job_id]
+            self._running.discard(task)
             if self._stopping.is_set():
                 await asyncio.sleep(3600)
 
     async def _carry_out(self, job_id: str, workflow_id: str) -> None:
-        claim = await asyncio.to_thread(self._rooms.jobs.claim, job_id, workflow_id)
-        if claim is None:
-            return
-        job = await asyncio.to_thread(self._rooms.jobs.get, job_id)
-        logger.info("job started", extra={"job_id": job_id, "attempt": job.attempt})
-        try:
-            while not await self._attempt(job, claim):
-                crashes = await asyncio.to_thread(self._rooms.jobs.charge_crash, claim)
-                if crashes >= MAX_CRASHES:
-                    message = f"The training process died {crashes} times."
-                    await asyncio.to_thread(self._rooms.jobs.fail, claim, "worker_crashed", message)
-                    return
-        except asyncio.CancelledError:
-            if self._stopping.is_set():
-                await asyncio.to_thread(self._rooms.jobs.release, claim)
-            raise
-        except StorageFull as error:
-            await asyncio.to_thread(self._rooms.jobs.fail, claim, "storage_full", error.message)
-        except FitserveError as error:
-            await asyncio.to_thread(self._rooms.jobs.fail, claim, "invalid_data", error.message)
-        except Exception:
-            logger.exception("job failed", extra={"job_id": job_id})
-            await asyncio.to_thread(self._rooms.jobs.fail, claim, "internal", "The worker failed; its log says why.")
-
-    async def _attempt(self, job: Job, claim: Claim) -> bool:
-        """Run one child; True when the job has ended, False when the child died on its own."""
-        with self._rooms.blobs.staging(self._label) as folder:
-            child, self._warm = self._warm, None
-            if child is None or child.process.returncode is not None:
-                child = await Child.spawn()
+        jobs = self._rooms.jobs
+        while not self._stopping.is_set():
+            claim = await self._persist(jobs.claim, job_id, workflow_id)
+            if claim is None:
+                return
+            job = await self._persist(jobs.get, job_id)
+            logger.info("job started", extra={"job_id": job_id, "attempt": job.attempt})
             try:
-                return await self._converse(child, job, claim, folder)
+                await self._attempt(job, claim)
+            except asyncio.CancelledError:
+                if self._stopping.is_set():
+                    # where this fails the next start takes the job up as it is
+                    with suppress(StorageFull, Unavailable):
+                        await asyncio.to_thread(jobs.release, claim)
+                raise
+            except Unavailable:
+                logger.exception("database unavailable", extra={"job_id": job_id})
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            except _Crashed:
+                crashes = await self._persist(jobs.charge_crash, claim)
+                if crashes < MAX_CRASHES:
+                    continue
+                message = f"The training process died {crashes} times."
+                await self._persist(jobs.fail, claim, "worker_crashed", message)
+            except _Failed as error:
+                await self._persist(jobs.fail, claim, error.code, error.message, error.param)
+            except Exception as error:
+                logger.exception("job failed", extra={"job_id": job_id})
+                await self._persist(jobs.fail, claim, *_failure(error))
+            return
+
+    async def _persist(self, write: Callable[..., T], *arguments: Any) -> T:
+        """Write to the database; where it cannot be written now, when it can: no job is lost to a full disk."""
+        while True:
+            try:
+                return await asyncio.to_thread(write, *arguments)
+            except (StorageFull, Unavailable):
+                logger.warning("database not written", exc_info=True)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _attempt(self, job: Job, claim: Claim) -> None:
+        """Run one child until the job has ended, published or void.
+
+        Raises:
+            _Crashed, _Failed
+        """
+        with self._rooms.blobs.staging(self._label) as folder:
+            child = await self._child()
+            try:
+                await self._converse(child, job, claim, folder)
             finally:
                 await child.kill()
-                if self._warm is None and not self._stopping.is_set():
-                    self._warm = await Child.spawn()
+                self._warm_up()
 
-    async def _converse(self, child: Child, job: Job, claim: Claim, folder: Path) -> bool:
+    async def _converse(self, child: Child, job: Job, claim: Claim, folder: Path) -> None:
         version = folder / "version"
         version.mkdir()
         validation = job.validation_table_key
@@ -231,27 +274,36 @@ class Worker:
                 done, _ = await asyncio.wait([reading], timeout=REPORT_SECONDS)
                 if done:
                     event = reading.result()
-                    if event is None:
-                        held = await relay.flush()
-                        logger.warning("training process died", extra={"job_id": job.id, "said": list(child.said)})
-                        return not held
-                    if event["type"] == "done":
-                        await relay.flush()
-                        await asyncio.to_thread(publish, self._rooms, job, claim, version, event)
-                        return True
-                    if event["type"] == "failed":
-                        await relay.flush()
-                        failure = (event["code"], event["message"], event.get("param"))
-                        await asyncio.to_thread(self._rooms.jobs.fail, claim, *failure)
-                        return True
+                    if event is None or event["type"] in ("done", "failed"):
+                        if await relay.flush():
+                            await self._conclude(child, job, claim, version, event)
+                        return
                     relay.add(event)
                     reading = asyncio.create_task(child.event())
                 if relay.is_due and not await relay.flush():
-                    return True
-            await asyncio.to_thread(self._rooms.jobs.fail, claim, "timeout", "The job ran far beyond its max_seconds.")
-            return True
+                    return
+            raise _Failed("timeout", "The job ran far beyond its max_seconds.")
         finally:
             reading.cancel()
+
+    async def _conclude(
+        self, child: Child, job: Job, claim: Claim, version: Path, event: dict[str, Any] | None
+    ) -> None:
+        if event is None:
+            logger.warning("training process died", extra={"job_id": job.id, "said": list(child.said)})
+            raise _Crashed
+        if event["type"] == "failed":
+            raise _Failed(event["code"], event["message"], event.get("param"))
+        await asyncio.to_thread(publish, self._rooms, job, claim, version, event)
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """Give the code and the message of a job that failed in this process."""
+    if isinstance(error, StorageFull) or is_disk_full(error):
+        return StorageFull.code, "The store's disk is full; nothing was stored."
+    if isinstance(error, FitserveError):
+        return "invalid_data", error.message
+    return "internal", "The worker failed; its log says why."
 
 
 class _Relay:
@@ -280,14 +332,22 @@ class _Relay:
 
     async def flush(self) -> bool:
         """Commit what there is; False when the claim is void and the child is to be dropped."""
-        news, progress, device = self._news, self._progress, self._device
-        self._news, self._progress, self._device, self._flushed = [], None, None, time.monotonic()
+        self._flushed = time.monotonic()
+        try:
+            is_held = await asyncio.to_thread(self._write)
+        except (StorageFull, Unavailable):
+            logger.warning("progress not written", extra={"job_id": self._claim.job_id}, exc_info=True)
+            return True
+        self._news, self._progress, self._device = [], None, None
+        return is_held
+
+    def _write(self) -> bool:
         jobs = self._rooms.jobs
-        if device is not None:
-            await asyncio.to_thread(jobs.set_device, self._claim, device)
-        if not news and progress is None:
-            return await asyncio.to_thread(jobs.is_held, self._claim)
-        return await asyncio.to_thread(jobs.report, self._claim, news, progress)
+        if self._device is not None:
+            jobs.set_device(self._claim, self._device)
+        if not self._news and self._progress is None:
+            return jobs.is_held(self._claim)
+        return jobs.report(self._claim, self._news, self._progress)
 
 
 def lock_name(data_dir: Path, name: str) -> int:
