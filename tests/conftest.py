@@ -83,7 +83,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server; its database `migrated` is migrated and empty, to copy."""
+    """A PostgreSQL server; its database `migrated` is migrated."""
     programs = find_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
@@ -108,7 +108,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a migrated, empty database: SQLite, or what a test asks for as this fixture's parameter."""
     if getattr(request, "param", "sqlite") == "postgres":
         server: Postgres = request.getfixturevalue("postgres")
-        return server.url(server.create("migrated"))
+        return server.empty("migrated")
     path = tmp_path / "data" / "fitserve.db"
     path.parent.mkdir()
     shutil.copy(request.getfixturevalue("migrated"), path)

@@ -15,6 +15,15 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 START_SECONDS = 60.0
+_EMPTY = """
+SET LOCAL lock_timeout = '10s';
+SET LOCAL session_replication_role = replica;
+DO $$ DECLARE found record; BEGIN
+    FOR found IN SELECT schemaname, tablename FROM pg_tables
+        WHERE schemaname IN ('public', 'dbos') AND tablename NOT IN ('alembic_version', 'dbos_migrations')
+    LOOP EXECUTE 'DELETE FROM ' || quote_ident(found.schemaname) || '.' || quote_ident(found.tablename); END LOOP;
+END $$
+"""
 
 
 def find_programs() -> Path | None:
@@ -76,10 +85,17 @@ class Postgres:
             connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
+    def empty(self, database: str) -> str:
+        """Delete every row of a migrated database, which is quicker than another one; gives its address."""
+        engine = sa.create_engine(self.url(database), poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(_EMPTY)
+        return self.url(database)
+
     def stop(self) -> None:
         """End the server and remove its files."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGQUIT)
             self._process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.with_suffix(".log").unlink(missing_ok=True)
