@@ -65,7 +65,7 @@ class Prediction:
         classes = self.loaded.artifact.classes
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
-            [{"class": classes[i], "probability": float(row[i])} for i in best.tolist()]
+            [{"class": classes[i], "probability": row[i]} for i in best.tolist()]
             for best, row in zip(order, self.probabilities, strict=True)
         ]
 

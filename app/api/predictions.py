@@ -25,6 +25,9 @@ from app.wiring import Services
 
 router = APIRouter(prefix="/api/v1/models", tags=["Predictions"])
 
+#: those of uploaded CSV
+DELIMITERS = ",;\t|"
+
 _RECORDS = {"records": [{"length": 181, "weight": 3750}, {"length": 217, "weight": None}]}
 PREDICT_BODY: dict[str, Any] = {
     "required": True,
@@ -172,13 +175,19 @@ def _rows(rows: Any, names: list[str]) -> Rows:
     return Rows(dict(zip(names, zip(*rows, strict=True), strict=True)), len(rows))
 
 
+def _delimiter(text: str) -> str:
+    header = "".join(text.partition("\n")[0].split('"')[::2])
+    return max(DELIMITERS, key=header.count)
+
+
 def _read_csv(body: bytes) -> Rows:
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Malformed(f"Expected UTF-8 text, got byte 0x{body[error.start]:02x} at offset {error.start}.") from error
     try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
+        file = io.StringIO(text, newline="")
+        lines = [line for line in csv.reader(file, delimiter=_delimiter(text), strict=True) if line]
     except csv.Error as error:
         raise Malformed(f"Expected CSV: {error}.") from error
     if len(lines) < 2:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.client import Client, Job
 from tests.service import Service
 
 KEY = "a-key-of-sixteen-characters"
@@ -25,6 +26,9 @@ LIMITS = {
     "max_streams": "2",
     "body_seconds": "0.5",
     "header_seconds": "0.5",
+    "allowed_hosts": "data.lan, other.lan",
+    # on loopback it opens nothing, and shows
+    "insecure_no_auth": "true",
 }
 
 
@@ -36,8 +40,12 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A service with a key, which this client does not send."""
-    yield from _serve(tmp_path_factory, {"workers": "0", "api_key": KEY})
+    """A service with a key, which this client does not send, from a file that is gone by now."""
+    file = tmp_path_factory.mktemp("key") / "key"
+    file.write_text(f"  {KEY}\n")
+    for connected in _serve(tmp_path_factory, {"workers": "0", "api_key_file": str(file)}):
+        file.unlink()
+        yield connected
 
 
 def _serve(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]) -> Iterator[httpx.Client]:
@@ -62,3 +70,32 @@ def nothing_stored(http: httpx.Client) -> Iterator[None]:
     before = listed(http)
     yield
     assert before == listed(http)
+
+
+#: by version of the model `labelled`: what its labels were posted as
+LABELS: dict[int, tuple[list[Any], Any]] = {
+    1: ([3, 7], {"x": [[0, 0.5], [1, None]] * 4, "y": [3, 7] * 4}),
+    2: (["3", "7"], {"columns": {"x0": [0, 1] * 4, "x1": [0.5, None] * 4, "y": ["3", "7"] * 4}}),
+    3: ([False, True], {"columns": {"x0": [0, 1] * 4, "x1": [0.5, None] * 4, "y": [False, True] * 4}}),
+    4: ([3, 7], "x0,x1,y\n" + "0,0.5,3\n1,,7\n" * 4),
+}
+
+
+@pytest.fixture(scope="session")
+def labelled(client: Client) -> Job:
+    """The last job of the model `labelled`, whose versions differ by their labels."""
+    for version, (_, table) in LABELS.items():
+        given = client.upload(table if isinstance(table, dict) else table.encode(), content_type="text/csv")
+        job = client.wait(
+            client.train(
+                "labelled",
+                dataset=given,
+                target="y",
+                validation=None,
+                fit={"epochs": 60, "batch_size": 8},
+                optimizer={"learning_rate": 0.2, "momentum": 0.9},
+                promote="never" if version == len(LABELS) else "always",
+                tags={"labels": str(version)},
+            )
+        )
+    return job

@@ -22,7 +22,6 @@ from app.training import Rooms
 from app.wiring import open_services
 from tests.api.conftest import KEY, listed
 from tests.api.wire import check_problem, exchange, head
-from tests.conftest import Start
 
 PUBLIC = {"/livez", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/favicon.ico"}
 OWN = {"name": "iris", "ref": "iris", "n": "1", "alias": "best", "format": "weights"}
@@ -123,17 +122,6 @@ def test_a_new_route_is_closed_until_it_says_public(given: FastAPI) -> None:
 
     assert (401, 200, 200) == (closed.status_code, opened.status_code, public.status_code)
     assert {"secret": 1} == opened.json()
-
-
-def test_a_key_from_a_file_outlives_the_file(start: Start, tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    file.write_text(f"  {KEY}\n")
-    service = start(workers="0", api_key_file=str(file))
-
-    file.unlink()
-
-    assert 401 == httpx.get(f"{service.url}/api/v1/models").status_code
-    assert 200 == httpx.get(f"{service.url}/api/v1/models", headers=BEARER).status_code
 
 
 def test_off_loopback_a_key_is_made_stored_hashed_and_shown_once(

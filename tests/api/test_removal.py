@@ -1,0 +1,41 @@
+"""Removing versions and models, last of these tests: it takes force where an alias points, and leaves the jobs."""
+
+from __future__ import annotations
+
+import httpx
+
+from app.client import Client, Job
+from tests.api.wire import check_problem
+
+
+def test_deletes_need_force_where_an_alias_points(http: httpx.Client, client: Client, labelled: Job) -> None:
+    path = "/api/v1/models/labelled"
+    row = {"x": [[1, 2]]}
+    # in memory, so that it has to go from there too
+    http.post("/api/v1/models/labelled@4/predict", json=row).raise_for_status()
+
+    check_problem(http.delete(f"{path}/versions/3"), 409, "conflict")
+    check_problem(http.delete(f"{path}/versions/3", params={"force": "maybe"}), 422, "invalid")
+    assert 204 == http.delete(f"{path}/versions/4").status_code
+    for gone in (http.delete(f"{path}/versions/4"), http.get(f"{path}/versions/4")):
+        check_problem(gone, 404, "not_found")
+    check_problem(http.post("/api/v1/models/labelled@4/predict", json=row), 404, "not_found")
+    assert 204 == http.delete(f"{path}/versions/3", params={"force": "true"}).status_code
+    left = http.get(path).json()
+    assert (None, 4, {}, [2, 1]) == (
+        left["default_version"],
+        left["latest_version"],
+        left["aliases"],
+        [each["version"] for each in left["versions"]],
+    )
+    check_problem(http.post("/api/v1/models/labelled/predict", json=row), 404, "not_found")
+
+
+def test_a_deleted_model_is_gone_and_its_jobs_still_tell(http: httpx.Client, client: Client, labelled: Job) -> None:
+    path = "/api/v1/models/labelled"
+
+    assert 204 == http.delete(path).status_code
+
+    for gone in (http.delete(path), http.get(path), http.post(f"{path}@1/predict", json={"x": [[1, 2]]})):
+        check_problem(gone, 404, "not_found")
+    assert "succeeded" == client.job(labelled).status
