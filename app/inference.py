@@ -108,7 +108,12 @@ class Inference:
         else:
             with self._keeping:
                 self._known[ref] = version
-        return self._find(version) or self._load(version)
+        try:
+            return self._find(version) or self._load(version)
+        except Corrupt as error:
+            # one that was deleted meanwhile is not found; one that is there is broken
+            self._registry.get_version(version.model, version.version)
+            raise Corrupt(f"{version.model}@{version.version}: {error.message}") from error
 
     def forget(self, versions: Sequence[Version]) -> None:
         """Drop versions that were deleted; requests that hold them end first."""

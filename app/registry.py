@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.errors import Conflict, Invalid, NotFound
+from app.errors import Conflict, Corrupt, Invalid, NotFound
 from app.learning.artifact import Artifact, read
 from app.storage.blobs import ORPHAN_SECONDS, Blobs
 from app.storage.db import Database, aliases, jobs, models, now, page, versions
@@ -111,12 +111,15 @@ class Registry:
         return number
 
     def load(self, version: Version) -> Artifact:
-        """Read a version's files, checked against their digests, or raise `Corrupt` or `NotFound`."""
+        """Read a version's files, checked against their digests, or raise `Corrupt`."""
         return read(self.folder(version), version.sha256)
 
     def folder(self, version: Version) -> Path:
-        """Give the local folder of a version's files, or raise `NotFound`."""
-        return self._blobs.local(version.key)
+        """Give the local folder of a version's files, or raise `Corrupt`."""
+        try:
+            return self._blobs.local(version.key)
+        except NotFound as error:
+            raise Corrupt("The version's files are gone.") from error
 
     def get(self, name: str) -> Model:
         """Give a model, or raise `NotFound`."""

@@ -34,7 +34,7 @@ def make_artifact(seed: int = 0, units: int = 4) -> Artifact:
     rng = np.random.default_rng(seed)
     encoder = Encoder(
         (
-            Input("a", "numeric", "impute", marks_missing=False),
+            Input("a", "numeric", "impute", marks_missing=False, low=-5.0, high=5.0),
             Input("b", "categorical", "impute", marks_missing=False, categories=("x", "z")),
         )
     )
