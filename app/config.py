@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: a database in memory is none that several processes share
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).|postgresql(\+psycopg)?://.")
+#: what every client can send in a header, and every server reads back the same
+_KEY = r"^[!-~]*$"
 MIB = 1024**2
 GIB = 1024**3
 Bytes = Annotated[int, Field(ge=1)]
@@ -33,7 +35,13 @@ class Settings(BaseSettings):
         "", description="Metadata and queue; default sqlite:///{data_dir}/fitserve.db.", repr=False
     )
     store_url: str = Field("", description="Where blobs live; default the data directory.")
-    api_key: str | None = Field(None, min_length=16, description="The admin key, at least 16 characters.", repr=False)
+    api_key: str | None = Field(
+        None,
+        min_length=16,
+        pattern=_KEY,
+        description="The admin key, at least 16 characters.",
+        repr=False,
+    )
     api_key_file: Path | None = Field(None, description="A file that holds the admin key.")
     insecure_no_auth: bool = Field(False, description="Serve off loopback without keys. Do not.")
     allowed_hosts: str = Field("", description="More Host names to accept on loopback, separated by commas.")
@@ -108,7 +116,7 @@ class Settings(BaseSettings):
         """Give the admin key of `api_key` or `api_key_file`, or None.
 
         Raises:
-            ValueError: the file holds no text, or a key shorter than 16 characters.
+            ValueError: what the file holds is no key.
             OSError: the file cannot be read.
         """
         if self.api_key is not None or self.api_key_file is None:
@@ -117,6 +125,8 @@ class Settings(BaseSettings):
             key = self.api_key_file.read_text(encoding="utf-8").strip()
         except UnicodeDecodeError as error:
             raise ValueError("FITSERVE_API_KEY_FILE: expected text in UTF-8") from error
-        if len(key) < 16:
-            raise ValueError(f"FITSERVE_API_KEY_FILE: expected a key of at least 16 characters, got {len(key)}")
+        if len(key) < 16 or not re.fullmatch(_KEY, key):
+            raise ValueError(
+                f"FITSERVE_API_KEY_FILE: expected at least 16 letters, digits and signs of ASCII, got {len(key)} characters"
+            )
         return key

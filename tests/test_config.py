@@ -125,11 +125,16 @@ def test_a_wrong_value_is_refused_by_name(flag: str, value: str, expected: str) 
     ("content", "expected"),
     [
         (None, "No such file"),
-        (b"too-short-SECRET"[4:], "FITSERVE_API_KEY_FILE: expected a key of at least 16 characters, got 12"),
-        (b"\n", "got 0"),
+        (
+            b"too-short-SECRET"[4:],
+            "FITSERVE_API_KEY_FILE: expected at least 16 letters, digits and signs of ASCII, got 12",
+        ),
+        (b"\n", "got 0 characters"),
+        ("é".encode() * 16, "got 16 characters"),
+        (b"two words of SECRET", "got 19 characters"),
         (b"\xff" * 32, "FITSERVE_API_KEY_FILE: expected text in UTF-8"),
     ],
-    ids=["absent", "short", "empty", "no text"],
+    ids=["absent", "short", "empty", "not ASCII", "words", "no text"],
 )
 def test_a_key_file_without_a_key_is_refused(content: bytes | None, expected: str, tmp_path: Path) -> None:
     if content is not None:
@@ -143,12 +148,15 @@ def test_a_key_file_without_a_key_is_refused(content: bytes | None, expected: st
     assert not (tmp_path / "data").exists()
 
 
-def test_a_key_that_is_too_short_is_refused_and_not_repeated() -> None:
-    done = fitserve("migrate", api_key="SECRET")
+@pytest.mark.parametrize(
+    ("key", "expected"), [("SECRET", "at least 16 characters"), ("SECRET with some spaces", "pattern")]
+)
+def test_what_is_no_key_is_refused_and_not_repeated(key: str, expected: str) -> None:
+    done = fitserve("migrate", api_key=key)
 
     assert 2 == done.returncode
     assert "FITSERVE_API_KEY / --api-key" in done.stderr
-    assert "at least 16 characters" in done.stderr
+    assert expected in done.stderr
     assert "SECRET" not in done.stderr
 
 
