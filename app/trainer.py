@@ -133,8 +133,8 @@ def class_weights(spec: TrainSpec, classes: list[Label], y: NDArray[np.int32]) -
     asked = spec.fit.class_weight
     if asked is None:
         return None
-    counts = np.bincount(y, minlength=len(classes))
     if asked == "balanced":
+        counts = np.bincount(y, minlength=len(classes))
         return {i: len(y) / (len(classes) * int(count)) if count else 1.0 for i, count in enumerate(counts)}
     index = {label_key(label): i for i, label in enumerate(classes)}
     unknown = [label for label in asked if label_key(label) not in index]

@@ -211,7 +211,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         entry: dict[str, float | int | None] = {"epoch": epoch + 1, "epochs": int(self._spec.fit.epochs)}
         entry |= {name: float(v) if math.isfinite(v) else None for name, v in logs.items()}
         rate = self._network.optimizer.learning_rate
-        entry["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
+        entry["learning_rate"] = float(rate)
         entry["elapsed_seconds"] = round(time.monotonic() - self._began, 3)
         entry["rows_per_second"] = round(self._rows / max(seconds, 1e-9), 1)
         self.history.append(entry)

@@ -24,6 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 #: spellings of a missing cell, after stripping blanks
 MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"})
 TOP = 10
+SCHEMA = "schema"
 #: how much of a long text a description shows
 TOP_CHARACTERS = 80
 
@@ -140,7 +141,7 @@ class Table:
         return [column.name for column in self.columns]
 
     def save(self, path: Path) -> None:
-        """Write the table to one safetensors file, its schema in the metadata."""
+        """Write the table to one safetensors file, its schema as JSON in the last array."""
         tensors: dict[str, NDArray[Any]] = {}
         schema = []
         for i, column in enumerate(self.columns):
@@ -150,13 +151,15 @@ class Table:
             names = ("name", "kind", "categories", "posted", "spellings", "warnings")
             schema.append({name: getattr(column, name) for name in names})
         document = {"columns": schema, "default_target": self.default_target, "warnings": self.warnings}
-        save_file(tensors, path, {"table": json.dumps(document)})
+        # the format's own metadata holds at most 100 MB, and the texts of a column may be more
+        tensors[SCHEMA] = np.frombuffer(json.dumps(document).encode(), np.uint8)
+        save_file(tensors, path)
 
 
 def load(path: Path, limit: int | None = None) -> Table:
     """Read a table that `Table.save` wrote, or its first `limit` rows."""
     with safe_open(path, "numpy") as file:
-        document = json.loads(file.metadata()["table"])
+        document = json.loads(file.get_tensor(SCHEMA).tobytes())
         present = set(file.keys())
 
         def array(name: str) -> NDArray[Any]:
