@@ -25,27 +25,27 @@ def test_a_model_lists_its_versions_newest_first(http: httpx.Client, labelled: J
     found = http.get("/api/v1/models/labelled").json()
 
     assert MODEL_FIELDS == set(found)
-    assert ("labelled", 3, 4, {"default": 3}) == tuple(
+    assert ("labelled", 2, 3, {"default": 2}) == tuple(
         found[name] for name in ("name", "default_version", "latest_version", "aliases")
     )
-    assert [4, 3, 2, 1] == [each["version"] for each in found["versions"]]
+    assert [3, 2, 1] == [each["version"] for each in found["versions"]]
     assert {"version", "job", "metrics", "parameters", "created_at"} == set(found["versions"][0])
     assert labelled.id == found["versions"][0]["job"]
     assert found in http.get("/api/v1/models", params={"limit": 500}).json()["items"]
 
 
 def test_a_version_is_described_in_full_and_never_changes(http: httpx.Client, labelled: Job) -> None:
-    path = "/api/v1/models/labelled/versions/4"
+    path = "/api/v1/models/labelled/versions/3"
     found = http.get(path).json()
 
     assert VERSION_FIELDS == set(found)
-    assert ("labelled", 4, labelled.id, "ready") == tuple(found[n] for n in ("model", "version", "job", "status"))
+    assert ("labelled", 3, labelled.id, "ready") == tuple(found[n] for n in ("model", "version", "job", "status"))
     assert {"id", "sha256", "rows"} == set(found["dataset"])
     assert [("x0", "numeric"), ("x1", "numeric")] == [(each["name"], each["kind"]) for each in found["inputs"]]
-    assert ([3, 7], {"labels": "4"}, 60) == (found["classes"], found["tags"], len(found["history"]))
+    assert ([3, 7], {"labels": "3"}, 20) == (found["classes"], found["tags"], len(found["history"]))
     assert {"train", "validation"} == set(found["metrics"])
     assert found["parameters"] > 0
-    http.post("/api/v1/models/labelled@4/predict", json={"x": [[1, 2]]}).raise_for_status()
+    http.post("/api/v1/models/labelled@3/predict", json={"x": [[1, 2]]}).raise_for_status()
     assert found == http.get(path).json()
 
 
@@ -69,7 +69,7 @@ def test_an_alias_points_moves_and_goes(http: httpx.Client, labelled: Job) -> No
         return int(found.raise_for_status().json()["version"])
 
     pointed = http.put(path, json={"version": 1}).raise_for_status().json()
-    assert {"champion": 1, "default": 3} == pointed["aliases"]
+    assert {"champion": 1, "default": 2} == pointed["aliases"]
     assert 1 == answered()
     http.put(path, json={"version": 3}).raise_for_status()
     assert 3 == answered()
@@ -81,11 +81,11 @@ def test_an_alias_points_moves_and_goes(http: httpx.Client, labelled: Job) -> No
 def test_the_default_alias_is_what_the_name_means(http: httpx.Client, labelled: Job) -> None:
     path = "/api/v1/models/labelled/aliases/default"
 
-    moved = http.put(path, json={"version": 2}).raise_for_status().json()
+    moved = http.put(path, json={"version": 1}).raise_for_status().json()
 
-    assert 2 == moved["default_version"]
-    assert 2 == http.post("/api/v1/models/labelled/predict", json={"x": [[1, 2]]}).json()["version"]
-    http.put(path, json={"version": 3}).raise_for_status()
+    assert 1 == moved["default_version"]
+    assert 1 == http.post("/api/v1/models/labelled/predict", json={"x": [[1, 2]]}).json()["version"]
+    http.put(path, json={"version": 2}).raise_for_status()
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_an_export_is_a_zip_with_a_card(http: httpx.Client, labelled: Job, form:
         assert archive.testzip() is None
         assert names == set(archive.namelist())
         card = json.loads(archive.read("card.json"))
-    assert ("labelled", 1, form, [3, 7]) == tuple(card[name] for name in ("model", "version", "format", "classes"))
+    assert ("labelled", 1, form, ["3", "7"]) == tuple(card[name] for name in ("model", "version", "format", "classes"))
 
 
 @pytest.mark.parametrize("params", [{}, {"format": ""}, {"format": "pickle"}])

@@ -210,7 +210,7 @@ def test_a_data_set_data_in_the_body_and_a_file_are_scored_alike(
 
 def test_labels_that_the_model_never_saw_are_named(http: httpx.Client, labelled: Job) -> None:
     answer = http.post(
-        "/api/v1/models/labelled@1/evaluate", json={"data": {"x": [[0, 1], [1, 0], [0, 0]], "y": [3, 8, 9]}}
+        "/api/v1/models/labelled@3/evaluate", json={"data": {"x": [[0, 1], [1, 0], [0, 0]], "y": [3, 8, 9]}}
     )
 
     assert "8, 9" in check_problem(answer, 422, "invalid")["detail"]

@@ -12,17 +12,17 @@ def test_deletes_need_force_where_an_alias_points(http: httpx.Client, client: Cl
     path = "/api/v1/models/labelled"
     row = {"x": [[1, 2]]}
     # in memory, so that it has to go from there too
-    http.post("/api/v1/models/labelled@4/predict", json=row).raise_for_status()
+    http.post("/api/v1/models/labelled@3/predict", json=row).raise_for_status()
 
-    check_problem(http.delete(f"{path}/versions/3"), 409, "conflict")
-    check_problem(http.delete(f"{path}/versions/3", params={"force": "maybe"}), 422, "invalid")
-    assert 204 == http.delete(f"{path}/versions/4").status_code
-    for gone in (http.delete(f"{path}/versions/4"), http.get(f"{path}/versions/4")):
+    check_problem(http.delete(f"{path}/versions/2"), 409, "conflict")
+    check_problem(http.delete(f"{path}/versions/2", params={"force": "maybe"}), 422, "invalid")
+    assert 204 == http.delete(f"{path}/versions/3").status_code
+    for gone in (http.delete(f"{path}/versions/3"), http.get(f"{path}/versions/3")):
         check_problem(gone, 404, "not_found")
-    check_problem(http.post("/api/v1/models/labelled@4/predict", json=row), 404, "not_found")
-    assert 204 == http.delete(f"{path}/versions/3", params={"force": "true"}).status_code
+    check_problem(http.post("/api/v1/models/labelled@3/predict", json=row), 404, "not_found")
+    assert 204 == http.delete(f"{path}/versions/2", params={"force": "true"}).status_code
     left = http.get(path).json()
-    assert (None, 4, {}, [2, 1]) == (
+    assert (None, 3, {}, [1]) == (
         left["default_version"],
         left["latest_version"],
         left["aliases"],
