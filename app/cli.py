@@ -79,17 +79,18 @@ def _serve(settings: Settings) -> None:
 
 def _work(settings: Settings, parent: int | None) -> None:
     """Train jobs from the queue, without an API."""
-    from app.lifeline import die_with_parent
+    from app.lifeline import die_with_parent, hold
     from app.logs import configure
 
     if parent is not None:
         die_with_parent(parent)
     configure(settings.log_level)
     from app.wiring import open_rooms
-    from app.worker import Worker, lock_name
+    from app.worker import Worker
 
     _make_data_dir(settings)
-    lock_name(settings.data_dir, settings.worker_name)
+    # two workers of one name would redo each other's jobs
+    hold(settings.data_dir / f"{settings.worker_name}.lock", f"a worker named {settings.worker_name!r} (--worker-name)")
     if parent is None:
         _migrate(settings)
     rooms, engine = open_rooms(settings)

@@ -1,13 +1,16 @@
-"""Tie a child process to its parent's life. Knows nothing of what either does."""
+"""Tie a child process to its parent's life, and a name to a process's. Knows nothing of what any of them does."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import runpy
 import signal
 import sys
+import time
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -29,6 +32,23 @@ def limit_child() -> None:
     """Give up core files, and ignore the terminal's Ctrl-C, which is the parent's to act on."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def hold(path: Path, who: str) -> int:
+    """Hold a file for this process's life; whoever held it may take a moment to end.
+
+    Raises:
+        SystemExit: another live process has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    for _ in range(50):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return descriptor
+    raise SystemExit(f"fitserve: {who} runs on the data directory {path.parent} already")
 
 
 def command(module: str, *arguments: str) -> list[str]:

@@ -23,6 +23,7 @@ from app.api.app import create_app
 from app.api.problems import problem
 from app.config import Settings
 from app.errors import Unavailable
+from app.lifeline import hold
 from app.wiring import Services, make_data_dir, open_services
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,10 @@ def serve(settings: Settings) -> None:
     """
     make_data_dir(settings.data_dir)
     listener = _listen(settings.host, settings.port)
+    hold(settings.data_dir / "serving", "another service")
     _migrate(settings.resolved_database_url)
     services = open_services(settings)
+    services.sweep()
     _give_key(services)
     server = _Server(services, listener)
     server.run(sockets=[listener])

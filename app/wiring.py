@@ -21,6 +21,9 @@ from app.training import Rooms
 from app.watch import Watch
 from app.workers import Workers
 
+#: the label of staging folders that requests work in
+REQUEST = "request"
+
 
 @dataclass
 class Services:
@@ -35,6 +38,11 @@ class Services:
     is_draining: bool = False
     open_streams: int = 0
     _closers: list[Engine] = field(default_factory=list)
+
+    def sweep(self) -> None:
+        """Remove what a service that was killed left; for the one service of a data directory, before it serves."""
+        self.rooms.blobs.sweep(REQUEST)
+        self.rooms.datasets.sweep(self.rooms.jobs)
 
     def drain(self) -> None:
         """Stop being ready, and let every stream and long poll end."""

@@ -7,10 +7,8 @@ Keras itself. Children are spawned from the main thread, whose end is what kills
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
-import os
 import signal
 import time
 from collections import deque
@@ -348,20 +346,3 @@ class _Relay:
         if not self._news and self._progress is None:
             return jobs.is_held(self._claim)
         return jobs.report(self._claim, self._news, self._progress)
-
-
-def lock_name(data_dir: Path, name: str) -> int:
-    """Hold a worker's name for this process's life; two workers of one name would redo each other's jobs.
-
-    Raises:
-        SystemExit: another live process has it.
-    """
-    descriptor = os.open(data_dir / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    for _ in range(50):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.1)
-        else:
-            return descriptor
-    raise SystemExit(f"fitserve: a worker named {name!r} runs on this data directory already; give --worker-name")

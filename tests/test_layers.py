@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "training",
         "wiring",
     },
-    "serve": {"api", "config", "errors", "storage", "wiring"},
+    "serve": {"api", "config", "errors", "lifeline", "storage", "wiring"},
     "cli": {"commands", "config", "errors", "lifeline", "logs", "serve", "storage", "wiring", "worker"},
     "__main__": {"cli"},
 }

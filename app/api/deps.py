@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.api.problems import invalid
 from app.errors import NotAcceptable, StorageFull, TooLarge, Unauthorized, UnsupportedMedia, is_disk_full
-from app.wiring import Services
+from app.wiring import REQUEST, Services
 
 #: put into `openapi_extra`, it makes a route answer without a key; every other route asks for one
 PUBLIC: dict[str, Any] = {"security": []}
@@ -158,5 +158,5 @@ async def spool(request: Request, path: Path, limit: int) -> None:
 @contextmanager
 def staging(given: Services) -> Iterator[Path]:
     """Give a request a folder on the store's disk, removed at the end."""
-    with given.rooms.blobs.staging("request") as folder:
+    with given.rooms.blobs.staging(REQUEST) as folder:
         yield folder
