@@ -27,11 +27,13 @@ class Service:
 
     Args:
         settings: `FITSERVE_*` settings, by name without the prefix.
+        port: where the next start listens; 0 is a free one.
     """
 
     data_dir: Path
     settings: dict[str, str] = field(default_factory=dict)
     url: str = ""
+    port: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -48,7 +50,7 @@ class Service:
         """Start it on a free port and wait until it serves."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FITSERVE_")}
         environment |= {f"FITSERVE_{name.upper()}": value for name, value in self.settings.items()}
-        environment |= {"FITSERVE_PORT": "0", "FITSERVE_DATA_DIR": str(self.data_dir)}
+        environment |= {"FITSERVE_PORT": str(self.port), "FITSERVE_DATA_DIR": str(self.data_dir)}
         said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
