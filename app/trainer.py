@@ -53,6 +53,8 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     table = load(Path(request["table"]))
     classes, y = table.column(str(spec.target)).labels()
     rows, held_out = split(y, spec)
+    if spec.validation is not None and spec.validation.fraction is not None and not len(held_out):
+        emit({"type": "warning", "message": "no class has enough rows to hold one out; nothing is validated"})
     encoder = fit_encoder(
         table, request["columns"], rows, scaling=str(spec.features.scaling), encoding=str(spec.features.encoding)
     )
@@ -227,13 +229,16 @@ def main() -> None:
     except FitserveError as error:
         param = ".".join(str(part) for part in error.faults[0].loc) if error.faults else None
         emit({"type": "failed", "code": "invalid_data", "message": error.message, "param": param})
-    except MemoryError:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        emit({"type": "failed", "code": "out_of_memory", "message": f"The job ran out of memory; it had {used} MB."})
     except Exception as error:
-        if not is_disk_full(error):
+        if fit.is_out_of_memory(error):
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            message = f"The job ran out of memory, of the machine or of its device; it had {used} MB of the machine's."
+            emit({"type": "failed", "code": "out_of_memory", "message": message})
+        elif is_disk_full(error):
+            message = "The store's disk is full; nothing was stored."
+            emit({"type": "failed", "code": StorageFull.code, "message": message})
+        else:
             raise
-        emit({"type": "failed", "code": StorageFull.code, "message": "The store's disk is full; nothing was stored."})
 
 
 if __name__ == "__main__":

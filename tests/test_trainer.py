@@ -181,7 +181,12 @@ def test_another_data_set_validates(tmp_path: Path) -> None:
 
 
 def test_a_table_with_one_row_for_each_class_trains(tmp_path: Path) -> None:
-    done = train(prepare(tmp_path, {}, {"a": [1, 2, 3], "y": ["x", "y", "z"]}))
+    events: list[dict[str, Any]] = []
 
+    done = trainer.train(prepare(tmp_path, {}, {"a": [1, 2, 3], "y": ["x", "y", "z"]}), events.append)
+
+    assert ["no class has enough rows to hold one out; nothing is validated"] == [
+        event["message"] for event in events if event["type"] == "warning"
+    ]
     assert {"train": 3, "validation": 0} == done["document"]["rows"]
     assert done["metrics"]["val_loss"] is None

@@ -302,6 +302,15 @@ def on(device: str) -> AbstractContextManager[None]:
     return block
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error of NumPy or of a backend means that memory, of the machine or of a device, ran out."""
+    # TensorFlow and torch have a class each; XLA, also under JAX, says it in words alone
+    names = {each.__name__ for each in type(error).__mro__}
+    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
+        "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
 def has_gpu() -> bool:
     """Tell whether Keras's backend sees a GPU."""
     return bool(keras.distribution.list_devices("gpu"))

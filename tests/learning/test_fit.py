@@ -334,10 +334,29 @@ def test_keras_answers_more_rows_than_one_slice() -> None:
     np.testing.assert_allclose(OnnxRuntime(architecture, weights).logits(x), found, atol=1e-4)
 
 
+def test_running_out_of_memory_is_told_from_other_troubles() -> None:
+    import tensorflow as tf
+
+    with pytest.raises(MemoryError) as of_numpy:
+        np.empty(2**62, np.uint8)
+
+    assert fit.is_out_of_memory(of_numpy.value)
+    assert fit.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"))
+    assert fit.is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"))
+    assert not fit.is_out_of_memory(tf.errors.InvalidArgumentError(None, None, "memory"))
+
+
 Y = np.array([0] * 40 + [1] * 10 + [2] * 2 + [3] + [-1] * 7, np.int32)
 
 
-def test_the_split_is_stratified_seeded_and_leaves_each_class_a_training_row() -> None:
+def test_each_class_keeps_a_training_row_however_much_is_held_out() -> None:
+    rows, held_out = split(Y, resolved(validation={"fraction": 0.9}))
+
+    assert [4, 1, 1, 1] == np.bincount(Y[rows]).tolist()
+    assert 53 == len(rows) + len(held_out)
+
+
+def test_the_split_is_stratified_and_seeded() -> None:
     y = np.random.default_rng(0).permutation(Y)
     spec = resolved(validation={"fraction": 0.3})
 
