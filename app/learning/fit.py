@@ -119,7 +119,7 @@ def fit(
         callbacks.append(
             keras.callbacks.EarlyStopping(
                 monitor=watch.monitor,
-                mode="max" if metrics.higher_is_better(spec.optimize) else "min",
+                mode="max" if metrics.higher_is_better(watch.aim) else "min",
                 patience=stopping.patience,
                 min_delta=stopping.min_delta,
                 restore_best_weights=stopping.restore_best_weights,
@@ -178,7 +178,12 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._validation, self._emit = validation, emit
         self.history: list[dict[str, float | int | None]] = []
         self.stopped: str | None = None
-        self.monitor = {"log_loss": "val_loss", "accuracy": "val_accuracy"}.get(spec.optimize, f"val_{spec.optimize}")
+        #: the score that early stopping goes by; the loss where these rows do not define the one asked for
+        self.aim: str = spec.optimize
+        if validation is not None:
+            nothing = np.zeros((len(validation.y), model.output_shape[-1]), np.float32)
+            self.aim = "log_loss" if metrics.score(spec.optimize, nothing, validation.y) is None else spec.optimize
+        self.monitor = {"log_loss": "val_loss", "accuracy": "val_accuracy"}.get(self.aim, f"val_{self.aim}")
         self._began = self._said = self._epoch_began = time.monotonic()
         self._epoch = self._step = 0
 
@@ -204,8 +209,8 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
             raise OutOfTime(f"The run reached its {self._spec.fit.max_seconds:g} seconds before the first epoch ended.")
         if self._validation is not None and self.monitor not in logs:
             logits = network_logits(self._network, self._validation.x)
-            score = metrics.score(self._spec.optimize, logits, self._validation.y)
-            # where it is not defined, any score that is counts as better
+            score = metrics.score(self.aim, logits, self._validation.y)
+            # logits that are not finite give none
             logs[self.monitor] = -math.inf if score is None else score
         seconds = time.monotonic() - self._epoch_began
         entry: dict[str, float | int | None] = {"epoch": epoch + 1, "epochs": int(self._spec.fit.epochs)}

@@ -247,13 +247,18 @@ def test_the_last_weights_stay_where_the_best_are_not_asked_for() -> None:
     assert found.history[-1]["val_loss"] == pytest.approx(last, abs=1e-5)
 
 
-def test_a_score_that_is_not_defined_is_null_and_stops_nothing_wrong() -> None:
+def test_where_a_score_is_not_defined_early_stopping_goes_by_the_loss() -> None:
     one_class = fit.Examples(HELD_OUT.x, np.zeros_like(HELD_OUT.y))
-    spec = resolved(fit={"early_stopping": {"patience": 9}}, optimize="roc_auc")
+    changes: dict[str, Any] = {
+        "optimizer": {"learning_rate": 0.05},
+        "fit": {"epochs": 6, "early_stopping": {"patience": 2}},
+    }
 
-    found = run(spec, validation=one_class)
+    by_score, by_loss = (run(resolved(**changes, optimize=o), validation=one_class) for o in ("roc_auc", "log_loss"))
 
-    assert [None] * 3 == [entry["val_roc_auc"] for entry in found.history]
+    assert 3 < len(by_score.history) == len(by_loss.history)
+    for name, weight in by_loss.weights.items():
+        np.testing.assert_array_equal(weight, by_score.weights[name])
 
 
 def test_a_run_that_diverges_says_in_which_epoch() -> None:
