@@ -1,0 +1,274 @@
+"""The worker on real jobs: cancels, crashes, stops, and two at once. Children are killed by their id."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.client import Client, Conflict, Job, JobCancelled, JobFailed, NotFound
+from tests.conftest import Start
+from tests.processes import is_alive, spawn, trainers, until
+from tests.service import Service
+
+DATA = {"x": [[i % 7 / 7, i % 3 / 3] for i in range(60)], "y": [i % 2 for i in range(60)]}
+PLAIN: dict[str, Any] = {"data": DATA, "validation": None}
+BRIEF: dict[str, Any] = {**PLAIN, "fit": {"epochs": 2}}
+#: some seconds of training
+SHORT: dict[str, Any] = {**PLAIN, "fit": {"epochs": 150}}
+ENDLESS: dict[str, Any] = {**PLAIN, "fit": {"epochs": 100_000}}
+#: steps enough for one epoch to take some seconds
+SLOW_EPOCH: dict[str, Any] = {
+    "data": {"x": [[i % 7 / 7] for i in range(6000)], "y": [i % 2 for i in range(6000)]},
+    "validation": None,
+}
+
+
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose processes these tests may kill."""
+    running = Service(tmp_path_factory.mktemp("worker") / "data").start()
+    yield running
+    running.kill_all()
+
+
+@pytest.fixture(scope="module")
+def boss(crew: Service) -> Iterator[Client]:
+    with crew.client() as connected:
+        yield connected
+
+
+def reach_epoch(client: Client, job: Job, attempt: int = 1) -> Job:
+    """Wait until an attempt at a job is in mid-training."""
+
+    def found() -> Job | None:
+        now = client.job(job)
+        return now if now.document["attempt"] == attempt and now.progress["epoch"] else None
+
+    return until(found)
+
+
+def reach_attempt(client: Client, job: Job, attempt: int) -> None:
+    """Wait until a worker has taken a job so often."""
+    until(lambda: client.job(job).document["attempt"] == attempt)
+
+
+def kill_child(crew: Service, client: Client, job: Job, attempt: int) -> None:
+    """Kill the child that carries out this attempt, as the kernel does when memory is short."""
+    reach_epoch(client, job, attempt)
+    (pid,) = trainers(crew)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_cancel_of_a_running_job_ends_its_child_and_nothing_is_published(crew: Service, boss: Client) -> None:
+    job = reach_epoch(boss, boss.train("cancelled", **ENDLESS))
+    (child,) = trainers(crew)
+
+    began = time.monotonic()
+    cancelled = boss.cancel(job)
+    until(lambda: not is_alive(child))
+    seconds = time.monotonic() - began
+
+    assert cancelled.status == "cancelled"
+    assert cancelled.document["terminal"]
+    assert seconds < 4
+    with pytest.raises(JobCancelled):
+        boss.wait(job, timeout=10)
+    with pytest.raises(Conflict, match="cancelled already"):
+        boss.cancel(job)
+    with pytest.raises(NotFound):
+        boss.model("cancelled")
+
+
+def test_a_cancelled_job_that_is_resumed_ends_with_one_version(boss: Client) -> None:
+    job = reach_epoch(boss, boss.train("resumed", **SHORT))
+    boss.cancel(job)
+
+    resumed = boss.resume(job)
+    ended = boss.wait(resumed, timeout=120)
+
+    assert ("queued", 1, 2) == (resumed.status, ended.version, ended.document["attempt"])
+    with pytest.raises(Conflict, match="succeeded"):
+        boss.resume(job)
+
+
+def test_a_cancelled_queued_job_never_runs(boss: Client) -> None:
+    first = reach_epoch(boss, boss.train("queued-first", **ENDLESS))
+    second = boss.train("queued-second", **BRIEF)
+
+    cancelled = boss.cancel(second)
+    boss.cancel(first)
+    boss.wait(boss.train("queued-third", **BRIEF), timeout=120)
+
+    assert ("queued", "cancelled") == (second.status, cancelled.status)
+    left = boss.job(second)
+    assert ("cancelled", 0, None) == (left.status, left.document["attempt"], left.document["started_at"])
+
+
+def test_a_cancel_at_any_moment_leaves_a_job_either_cancelled_or_published(boss: Client) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    cancelled, published = [], []
+
+    for _ in range(5):
+        job = boss.train("raced", **BRIEF)
+        if moments.random() < 0.7:
+            reach_attempt(boss, job, 1)
+        time.sleep(moments.uniform(0, 1.5))
+        try:
+            cancelled.append(boss.cancel(job))
+        except Conflict:
+            published.append(job)
+
+    boss.wait(boss.train("raced", **BRIEF), timeout=120)
+    assert ["cancelled"] * len(cancelled) == [boss.job(job).status for job in cancelled]
+    assert list(range(1, len(published) + 1)) == [boss.job(job).version for job in published]
+    assert len(published) + 1 == boss.model("raced")["latest_version"]
+
+
+def test_a_job_whose_child_dies_every_time_fails_and_those_behind_it_succeed(crew: Service, boss: Client) -> None:
+    poison = boss.train("poison", **ENDLESS)
+    behind = [boss.train("behind-poison", **BRIEF) for _ in range(2)]
+
+    for attempt in (1, 2, 3):
+        kill_child(crew, boss, poison, attempt)
+
+    with pytest.raises(JobFailed) as failed:
+        boss.wait(poison, timeout=60)
+    assert ("worker_crashed", 3) == (failed.value.code, boss.job(poison).document["attempt"])
+    assert [1, 2] == [boss.wait(job, timeout=120).version for job in behind]
+
+
+def test_a_job_whose_child_dies_once_starts_again_and_says_so(crew: Service, boss: Client) -> None:
+    events: list[dict[str, Any]] = []
+    job = boss.train("once", **SHORT)
+
+    kill_child(crew, boss, job, 1)
+    ended = boss.wait(job, on_event=events.append, timeout=120)
+
+    assert (1, 2) == (ended.version, ended.document["attempt"])
+    said = [event.get("status", event["type"]) for event in events if event["type"] in ("status", "warning")]
+    assert ["queued", "running", "warning", "running", "succeeded"] == said
+    assert list(range(1, len(events) + 1)) == [event["id"] for event in events]
+
+
+def test_a_child_is_warm_again_after_a_job_and_the_death_of_a_warm_one_is_nobodys_crash(
+    crew: Service, boss: Client
+) -> None:
+    boss.wait(boss.train("warm", **BRIEF), timeout=120)
+    (warm,) = until(lambda: trainers(crew))
+
+    os.kill(warm, signal.SIGKILL)
+    ended = boss.wait(boss.train("warm", **BRIEF), timeout=120)
+
+    (again,) = until(lambda: trainers(crew))
+    assert again != warm
+    assert (2, 1) == (ended.version, ended.document["attempt"])
+
+
+def test_progress_is_seen_within_an_epoch_and_at_the_end_of_each(boss: Client) -> None:
+    job = boss.train("progress", **SLOW_EPOCH, fit={"epochs": 2, "batch_size": 1})
+
+    def inside_an_epoch() -> dict[str, Any] | None:
+        now = boss.job(job).progress
+        return now if now["step"] and now["step"] < now["steps"] else None
+
+    inside = until(inside_an_epoch)
+    epochs: list[dict[str, Any]] = []
+    ended = boss.wait(job, on_event=lambda event: epochs.append(event) if event["type"] == "epoch" else None)
+
+    assert 6000 == inside["steps"]
+    assert 0 < inside["fraction"] < 1
+    assert inside["eta_seconds"] > 0
+    assert [(1, 2), (2, 2)] == [(event["epoch"], event["epochs"]) for event in epochs]
+    assert (2, 6000, 1.0) == (ended.progress["epoch"], ended.progress["step"], ended.progress["fraction"])
+
+
+def test_max_seconds_ends_training_in_time_and_keeps_what_was_learned(boss: Client) -> None:
+    job = boss.train("bounded", **PLAIN, fit={"epochs": 100_000, "max_seconds": 5})
+
+    ended = boss.wait(job, timeout=60)
+
+    history = boss.version(ended.ref)["history"]
+    assert 1 <= len(history) < 100_000
+    assert history[-1]["elapsed_seconds"] < 10
+
+
+def test_a_first_epoch_longer_than_max_seconds_is_a_timeout(boss: Client) -> None:
+    job = boss.train("too-slow", **SLOW_EPOCH, fit={"epochs": 2, "batch_size": 1, "max_seconds": 0.2})
+
+    with pytest.raises(JobFailed) as failed:
+        boss.wait(job, timeout=60)
+
+    assert "timeout" == failed.value.code
+
+
+def test_deaths_of_the_whole_service_are_charged_to_no_job(start: Start) -> None:
+    service = start()
+    with service.client() as client:
+        job = client.train("survivor", **BRIEF)
+    for attempt in (1, 2, 3):
+        with service.client() as client:
+            reach_attempt(client, job, attempt)
+        service.kill_all()
+        service.start()
+
+    with service.client() as client:
+        ended = client.wait(job, timeout=120)
+
+    assert (1, 4) == (ended.version, ended.document["attempt"])
+
+
+def test_a_worker_of_its_own_requeues_its_job_on_sigterm_and_takes_it_up_when_it_starts_again(start: Start) -> None:
+    service = start(workers="0")
+    with service.client() as client:
+        job = client.train("apart", **SHORT)
+        worker = spawn(service.data_dir, "work")
+        reach_epoch(client, job)
+
+        worker.terminate()
+        worker.communicate(timeout=30)
+        stopped = client.job(job)
+        again = spawn(service.data_dir, "work")
+        ended = client.wait(job, timeout=120)
+        again.terminate()
+        again.communicate(timeout=30)
+
+    assert ("queued", None) == (stopped.status, stopped.progress["epoch"])
+    assert (1, 2) == (ended.version, ended.document["attempt"])
+    assert (0, 0) == (worker.returncode, again.returncode)
+
+
+def test_a_second_worker_of_one_name_is_refused(crew: Service) -> None:
+    second = spawn(crew.data_dir, "work")
+
+    _, said = second.communicate(timeout=60)
+
+    assert 1 == second.returncode
+    assert f"a worker named 'worker' (--worker-name) runs on the data directory {crew.data_dir} already" in said
+
+
+def test_two_slots_run_two_jobs_at_once_and_keep_one_child_warm_after_them(start: Start) -> None:
+    service = start(workers="2")
+    with service.client() as client:
+        jobs = [client.train("twins", **SHORT) for _ in range(2)]
+
+        until(lambda: all(client.job(job).status == "running" and client.job(job).progress["epoch"] for job in jobs))
+        versions = {client.wait(job, timeout=120).version for job in jobs}
+
+    assert {1, 2} == versions
+    until(lambda: len(trainers(service)) == 1)
+
+
+def test_a_worker_leaves_the_folders_of_another_with_a_longer_name(rooms: Any, tmp_path: Path) -> None:
+    with rooms.blobs.staging("train-worker-2") as theirs, rooms.blobs.staging("train-worker") as ours:
+        rooms.blobs.sweep("train-worker")
+
+        assert (True, False) == (theirs.exists(), ours.exists())
