@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import ValidationError
@@ -184,6 +184,20 @@ async def get_job(
     return JobOut.of(job)
 
 
+async def _place(request: Request, given: Given) -> AsyncIterator[bool]:
+    """Take one of the places for streams if the request asks for one, until its answer has ended."""
+    if "text/event-stream" not in request.headers.get("accept", "").lower():
+        yield False
+        return
+    if given.open_streams >= given.settings.max_streams:
+        raise Overloaded(f"Expected at most {given.settings.max_streams} event streams, got one more; try again later.")
+    given.open_streams += 1
+    try:
+        yield True
+    finally:
+        given.open_streams -= 1
+
+
 @router.get(
     "/jobs/{id}/events",
     response_model=EventPage,
@@ -200,6 +214,7 @@ async def get_events(
     id: Id,
     request: Request,
     given: Given,
+    is_stream: Annotated[bool, Depends(_place)],
     limit: Limit = 50,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events after this id.")] = 0,
     last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1, description="Where a stream goes on.")] = None,
@@ -210,11 +225,7 @@ async def get_events(
     """
     job = await asyncio.to_thread(given.rooms.jobs.get, id)
     require_acceptable(request, "application/json", "text/event-stream")
-    if "text/event-stream" in request.headers.get("accept", "").lower():
-        if given.open_streams >= given.settings.max_streams:
-            raise Overloaded(
-                f"Expected at most {given.settings.max_streams} event streams, got one more; try again later."
-            )
+    if is_stream:
         seen = after if last_event_id is None else last_event_id
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return EventSourceResponse(_stream(given, job, seen), headers=headers)
@@ -224,25 +235,21 @@ async def get_events(
 
 
 async def _stream(given: Services, job: Job, seen: int) -> AsyncIterator[bytes]:
-    given.open_streams += 1
-    try:
-        deadline = time.monotonic() + STREAM_SECONDS
-        yield format_sse_event(retry=1000, comment="events of " + job.id)
-        while time.monotonic() < deadline and not given.is_draining:
-            # the job first: what it has said by its end is then among the events
-            states = await asyncio.to_thread(given.rooms.jobs.last_events, [job.id])
-            events = await asyncio.to_thread(given.rooms.jobs.events, job.id, seen, _BATCH)
-            for event in events:
-                seen = event["id"]
-                yield format_sse_event(id=str(seen), event=event["type"], data_str=json.dumps(event))
-            last, status = states.get(job.id, (0, "gone"))
-            if status not in ("queued", "running") and seen >= last:
-                return
-            if not events:
-                await given.watch.wait(job.id, seen, PING_SECONDS)
-                yield format_sse_event(comment="ping")
-    finally:
-        given.open_streams -= 1
+    deadline = time.monotonic() + STREAM_SECONDS
+    yield format_sse_event(retry=1000, comment="events of " + job.id)
+    while time.monotonic() < deadline and not given.is_draining:
+        # the job first: what it has said by its end is then among the events
+        states = await asyncio.to_thread(given.rooms.jobs.last_events, [job.id])
+        events = await asyncio.to_thread(given.rooms.jobs.events, job.id, seen, _BATCH)
+        for event in events:
+            seen = event["id"]
+            yield format_sse_event(id=str(seen), event=event["type"], data_str=json.dumps(event))
+        last, status = states.get(job.id, (0, "gone"))
+        if status not in ("queued", "running") and seen >= last:
+            return
+        if not events:
+            await given.watch.wait(job.id, seen, PING_SECONDS)
+            yield format_sse_event(comment="ping")
 
 
 @router.post(
