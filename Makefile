@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 UV_COMPILE = uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --quiet --group build
 
-.PHONY: help setup serve demo test lint format bench lock clean
+.PHONY: help setup serve demo test test-crash lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ demo: setup  ## Upload, train, evaluate and predict on a service of its own
 test: $(VENV)/.installed-test  ## Lint, then every test
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
+
+test-crash: $(VENV)/.installed-test  ## Kill the service at random moments, CYCLES times (200)
+	CRASH_CYCLES=$(or $(CYCLES),200) $(BIN)/python -m pytest -s tests/test_acceptance.py $(ARGS)
 
 lint: $(VENV)/.installed-test  ## Check style and types
 	$(BIN)/ruff check .
