@@ -2,7 +2,10 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 VENV := .venv
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done 2>/dev/null)
+# the first that runs and fits: a name on the PATH may be a stand-in that does not run
+FITS := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(FITS)' && echo $$p && exit; done \
+	2>/dev/null; echo python3)
 # gpu: TensorFlow with CUDA; jax, torch: other backends of Keras
 EXTRA ?=
 BIN := $(VENV)/bin
@@ -19,7 +22,7 @@ help:  ## List the targets
 setup: $(STAMP)  ## Make .venv with everything that the service needs
 
 $(STAMP): $(LOCKS) pyproject.toml
-	@test -n "$(PYTHON)" || { echo "fitserve needs Python 3.11 to 3.13; there is no python3 here" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "fitserve needs Python 3.11 to 3.13; there is no $(PYTHON) here" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; ok = sys.platform == "linux" and (3, 11) <= sys.version_info[:2] < (3, 14); \
 	sys.exit(None if ok else f"fitserve needs Linux and Python 3.11 to 3.13; {sys.executable} is Python {sys.version.split()[0]} on {sys.platform}")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
