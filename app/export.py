@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +15,12 @@ from app.learning.artifact import Artifact
 from app.lifeline import command
 from app.registry import Version
 
+logger = logging.getLogger(__name__)
+
 Form = Literal["keras", "weights"]
 EXPORT_SECONDS = 120.0
+#: of what a child that failed said, in the log
+SAID_CHARACTERS = 4000
 
 
 async def export_version(artifact: Artifact, version: Version, source: Path, form: Form, folder: Path) -> bytes:
@@ -61,16 +66,18 @@ async def _in_child(source: Path, sha256: str, out: Path) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         *command("app.export_child", str(source), sha256, str(out)),
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(EXPORT_SECONDS):
-            line, _ = await process.communicate()
+            line, said = await process.communicate()
     except TimeoutError as error:
         raise NotReady(f"The export did not end within {EXPORT_SECONDS:g} seconds; try again.") from error
     finally:
         with suppress(ProcessLookupError):
             process.kill()
     if process.returncode != 0:
+        logger.error("export failed", extra={"said": said.decode(errors="replace")[-SAID_CHARACTERS:]})
         raise NotReady("The export's process failed; its log says why.")
     card: dict[str, Any] = json.loads(line)
     return card

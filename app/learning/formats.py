@@ -92,7 +92,7 @@ def _delimited(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], prefer: st
     if (frame.to_series(frame.width - 1).fill_null("") == "").any() or _last_byte(path) == delimiter:
         blank = _find_ragged(path, delimiter, len(names))
         if blank:
-            frame = frame.with_row_index("").filter(~pl.col("").is_in(blank)).drop("")
+            frame = frame.filter(~pl.int_range(frame.height, eager=True).is_in(blank))
     _check_rows(frame.height, bounds)
     columns = [_text_column(n, s, kinds.get(n)) for n, s in zip(names, frame.iter_columns(), strict=True)]
     return Table(tuple(columns), names[-1], tuple(warnings))

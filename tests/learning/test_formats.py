@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
@@ -406,6 +406,7 @@ SEEDS = {
 
 @settings(max_examples=400, deadline=None)
 @given(form=st.sampled_from(sorted(SEEDS)), seed=st.integers(0, 2**32))
+@example(form="tsv", seed=175239)
 def test_nothing_but_a_fact_is_raised_whatever_the_bytes(read: Parse, form: str, seed: int) -> None:
     rng = random.Random(seed)
     body = bytearray(SEEDS[form])
