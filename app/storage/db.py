@@ -24,6 +24,9 @@ _POSTGRES_DISK_FULL = "53100"
 #: what a wrong statement raises; the other errors of a driver say that the database is away
 _OUR_FAULTS = (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.DataError, sa.exc.NotSupportedError)
 
+#: whether SQLite knows `unixepoch('subsec')`; that of Debian 12, and of images built on it, does not
+HAS_SUBSEC = sqlite3.sqlite_version_info >= (3, 42)
+
 metadata = sa.MetaData()
 Json = sa.JSON
 #: SQLite numbers rows by itself only for INTEGER keys
@@ -156,6 +159,9 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
+            if not HAS_SUBSEC:
+                # on every pool of this process: the job engine opens one of its own
+                sa.event.listen(sa.Pool, "connect", _add_subsec)
             self.engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
             sa.event.listen(self.engine, "connect", _set_sqlite_up)
             sa.event.listen(self.engine, "begin", _begin)
@@ -212,8 +218,20 @@ def _set_sqlite_up(connection: Any, _record: Any) -> None:
     # SQLAlchemy, not the driver, begins transactions: a deferred upgrade from read to write fails at once
     # with SQLITE_BUSY_SNAPSHOT and no time-out helps
     connection.isolation_level = None
-    for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+    # without subsec the engine's column defaults call the function of `_add_subsec`, which a schema has to be trusted for
+    trusted = f"trusted_schema={'OFF' if HAS_SUBSEC else 'ON'}"
+    for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", trusted):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _add_subsec(connection: Any, _record: Any) -> None:
+    """Teach an old SQLite `unixepoch('subsec')`, which DBOS uses from Python 3.12 on, whatever SQLite there is."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.create_function("unixepoch", -1, _unixepoch)
+
+
+def _unixepoch(*arguments: str) -> float | None:
+    return time.time() if arguments == ("subsec",) else None
 
 
 def _begin(connection: Connection) -> None:

@@ -285,3 +285,23 @@ def test_ids_are_unique_and_sort_by_time() -> None:
 def test_times_are_rfc_3339_in_utc() -> None:
     assert "2000-01-01T00:00:00.000Z" < now() < "2999-01-01T00:00:00.000Z"
     assert now().endswith("Z")
+
+
+def test_every_connection_knows_the_time_in_milliseconds_also_in_a_columns_default(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'own.db'}")
+    # as the job engine's is: not one of ours
+    other = sa.create_engine(database.url)
+    now = "(unixepoch('subsec') * 1000)"
+
+    with other.begin() as connection:
+        connection.execute(sa.text(f"CREATE TABLE times (name TEXT, at INTEGER NOT NULL DEFAULT {now})"))
+        connection.execute(sa.text("INSERT INTO times (name) VALUES ('theirs')"))
+    with database.write() as connection:
+        connection.execute(sa.text("INSERT INTO times (name) VALUES ('ours')"))
+
+    with database.read() as connection:
+        found = connection.execute(sa.text(f"SELECT at, {now} FROM times")).all()
+    assert 2 == len(found)
+    assert all(abs(time.time() * 1000 - value) < 60_000 for row in found for value in row)
+    other.dispose()
+    database.close()
