@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 UV_COMPILE = uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --quiet --group build
 
-.PHONY: help setup serve demo test test-crash lint format bench lock clean
+.PHONY: help setup serve demo test test-crash test-fuzz lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ test: $(VENV)/.installed-test  ## Lint, then every test
 
 test-crash: $(VENV)/.installed-test  ## Kill the service at random moments, CYCLES times (200)
 	CRASH_CYCLES=$(or $(CYCLES),200) $(BIN)/python -m pytest -s tests/test_acceptance.py $(ARGS)
+
+test-fuzz: $(VENV)/.installed-test  ## Send EXAMPLES (300) generated requests to each operation, four ways
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest --timeout=0 tests/api/test_schemathesis.py $(ARGS)
 
 lint: $(VENV)/.installed-test  ## Check style and types
 	$(BIN)/ruff check .

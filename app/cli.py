@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import platform
+import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 if not (sys.platform == "linux" and (3, 11) <= sys.version_info[:2] < (3, 14)):
@@ -124,6 +127,42 @@ def _make_data_dir(settings: Settings) -> None:
         raise typer.Exit(1) from None
 
 
+def _backup(settings: Settings, file: Path) -> None:
+    """Write everything that a service knows into one new file, while it runs or not."""
+    from app.backup import backup, database_file_of
+
+    with _told():
+        counts = backup(database_file_of(settings.resolved_database_url), settings.resolved_store, file)
+    typer.echo(f"{file}: {counts['datasets']} data sets, {counts['versions']} versions, {counts['bytes']} bytes")
+
+
+def _restore(settings: Settings, file: Path) -> None:
+    """Put a backup into a data directory that holds no data yet."""
+    from app.backup import database_file_of, restore
+
+    with _told():
+        counts = restore(file, database_file_of(settings.resolved_database_url), settings.resolved_store)
+    _migrate(settings)
+    typer.echo(f"{settings.data_dir}: {counts['datasets']} data sets, {counts['versions']} versions")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say what went wrong in one line."""
+    from app.errors import FitserveError
+
+    try:
+        yield
+    except (FitserveError, OSError, sqlite3.Error) as error:
+        typer.echo(f"fitserve: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+_FILE = inspect.Parameter(
+    "file",
+    inspect.Parameter.KEYWORD_ONLY,
+    annotation=Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", show_default=False)],
+)
 _PARENT = inspect.Parameter(
     "parent",
     inspect.Parameter.KEYWORD_ONLY,
@@ -132,6 +171,8 @@ _PARENT = inspect.Parameter(
 )
 app.command("serve")(_with_settings(_serve))
 app.command("work")(_with_settings(_work, parent=_PARENT))
+app.command("backup")(_with_settings(_backup, file=_FILE))
+app.command("restore")(_with_settings(_restore, file=_FILE))
 app.command("migrate")(_with_settings(_migrate))
 
 

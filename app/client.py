@@ -303,6 +303,14 @@ class Client:
         path = f"models/{_part(model)}/train"
         return _record(Job, self._call("POST", path, json_body=body, headers=headers, is_repeatable=True))
 
+    def dry_run(
+        self, model: str, *, dataset: str | Dataset | None = None, data: Mapping[str, Any] | None = None, **spec: Any
+    ) -> Document:
+        """Tell what a training job would be: its settled specification, classes, warnings and an estimate."""
+        body = {**_data(dataset, data), **spec}
+        path = f"models/{_part(model)}/train"
+        return self._call("POST", path, json_body=body, params={"dry_run": "true"}, is_repeatable=True)
+
     def jobs(self, *, model: str | None = None, status: str | None = None) -> Iterator[Job]:
         """Give the jobs, newest first."""
         return (_record(Job, document) for document in self._pages("jobs", model=model, status=status))
@@ -380,6 +388,14 @@ class Client:
         path = f"models/{_part(name)}/aliases/{_part(alias)}"
         return self._call("PUT", path, json_body={"version": version}, is_repeatable=True)
 
+    def history(self, name: str, alias: str = "default") -> list[Document]:
+        """Give every move of an alias, newest first."""
+        return list(self._pages(f"models/{_part(name)}/aliases/{_part(alias)}/history"))
+
+    def rollback(self, name: str, alias: str = "default") -> Document:
+        """Point an alias back at the version that it pointed at before; gives the model."""
+        return self._call("POST", f"models/{_part(name)}/aliases/{_part(alias)}/rollback")
+
     def export(self, ref: str, path: FilePath, *, format: str = "keras") -> Path:
         """Write a version to a file, which appears when it is whole; gives its path."""
         url, target = f"/api/v1/{self._version_path(ref)}/export", Path(path)
@@ -402,18 +418,20 @@ class Client:
         dataset: str | Dataset | None = None,
         data: Mapping[str, Any] | None = None,
         file: FilePath | None = None,
+        by: str | None = None,
     ) -> Document:
-        """Score a version on labelled rows: a data set, data in a JSON form, or a file."""
+        """Score a version on labelled rows: a data set, data in a JSON form, or a file; `by` names a column to slice by."""
         path = f"models/{_part(ref)}/evaluate"
+        params = {} if by is None else {"by": by}
         if file is None:
-            return self._call("POST", path, json_body=_data(dataset, data), is_repeatable=True)
+            return self._call("POST", path, json_body=_data(dataset, data), params=params, is_repeatable=True)
         if dataset is not None or data is not None:
             raise TypeError("expected exactly one of dataset, data and file, got several")
         body, headers = _body(file, None)
         # a JSON file is a table, and a JSON body an envelope around one
         if isinstance(body, Path) and headers["Content-Type"] == CONTENT_TYPES[".json"]:
             body = b'{"data":%b}' % body.read_bytes()
-        return self._call("POST", path, body=body, headers=headers, is_repeatable=True)
+        return self._call("POST", path, body=body, headers=headers, params=params, is_repeatable=True)
 
     def predict(
         self,

@@ -19,6 +19,7 @@ MIB = 1024**2
 GIB = 1024**3
 Bytes = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
+Days = Annotated[float, Field(ge=0, le=36500)]
 
 
 class Settings(BaseSettings):
@@ -54,6 +55,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
 
     max_upload_bytes: Bytes = Field(GIB, description="Largest data set or training body.")
+    max_parsed_at_once_bytes: Bytes = Field(
+        64 * MIB, description="Larger uploads are answered 202 and parsed afterwards."
+    )
     max_predict_bytes: Bytes = Field(8 * MIB, description="Largest predict body.")
     max_json_bytes: Bytes = Field(64 * MIB, description="Largest JSON data body.")
     max_rows: Count = Field(10_000_000, description="Most rows of a data set.")
@@ -63,9 +67,15 @@ class Settings(BaseSettings):
     max_parameters: Count = Field(100_000_000, description="Largest network.")
     max_job_seconds: Count = Field(3600, description="Longest training run; a spec's max_seconds cannot exceed it.")
     max_ingest_seconds: Count = Field(600, description="Longest time to parse one upload.")
+    max_ingest_bytes: int = Field(0, ge=0, description="Memory of a process that parses; 0 is half of the machine's.")
     max_queued_jobs: Count = Field(1000, description="Jobs that may wait.")
     max_streams: Count = Field(200, description="Event streams open at once.")
     max_loaded_bytes: Bytes = Field(GIB, description="Memory for versions kept loaded for serving.")
+    keep_unused_datasets_days: Days = Field(0, description="Data sets that no version or open job came from; 0 keeps.")
+    keep_events_days: Days = Field(90, description="Events of jobs that have ended; 0 keeps.")
+    keep_jobs_days: Days = Field(0, description="Records of jobs that have ended; 0 keeps.")
+    keep_engine_days: Days = Field(1, description="The queue's own rows of jobs that have ended; 0 keeps.")
+    sweep_seconds: float = Field(600, gt=0, description="How often what is too old is removed.")
     header_seconds: float = Field(10, gt=0, description="Time a client has to send its request head.")
     body_seconds: float = Field(60, gt=0, description="Longest pause inside a request body.")
     drain_seconds: float = Field(15, gt=0, le=20, description="Time that requests in flight have at shutdown.")
@@ -95,6 +105,11 @@ class Settings(BaseSettings):
     def resolved_store(self) -> Path:
         """The local folder of blobs."""
         return Path(unquote(self.store_url.removeprefix("file://"))) if self.store_url else self.data_dir
+
+    @property
+    def json_bytes(self) -> int:
+        """The largest JSON body of data, which is an upload too."""
+        return min(self.max_upload_bytes, self.max_json_bytes)
 
     @property
     def is_loopback(self) -> bool:

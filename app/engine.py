@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from dbos import DBOSClient, WorkflowSerializationFormat
 from sqlalchemy.engine import Connection
@@ -12,6 +13,8 @@ WORKFLOW = "train"
 #: recovery only takes work of its own version, so this changes when the workflow's steps do
 ENGINE_VERSION = "1"
 APPLICATION = "fitserve"
+#: the engine's own words for work that nobody will take up
+_ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 class Engine:
@@ -42,6 +45,13 @@ class Engine:
     def cancel(self, workflow_id: str) -> None:
         """Take work off the queue, or have its worker drop it."""
         self._client.cancel_workflow(workflow_id)
+
+    def ended(self, enqueued_before: datetime, limit: int) -> list[str]:
+        """Give the ids of work that has ended, of what was enqueued before a time; oldest first."""
+        found = self._client.list_workflows(
+            status=_ENDED, end_time=enqueued_before.isoformat(), limit=limit, load_input=False, load_output=False
+        )
+        return [each.workflow_id for each in found]
 
     def delete(self, workflow_ids: Sequence[str]) -> None:
         """Forget work that has ended."""

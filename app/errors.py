@@ -20,7 +20,8 @@ FitserveError
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 #: as many faults as one answer lists
@@ -144,6 +145,17 @@ class Corrupt(FitserveError):
     """Stored bytes do not match their digest."""
 
     code = "checksum_mismatch"
+
+
+@contextmanager
+def disk_full_is_a_fact() -> Iterator[None]:
+    """Raise `StorageFull` where the operating system says that no space is left."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise StorageFull("The disk is full; nothing was stored.") from error
+        raise
 
 
 def is_disk_full(error: Exception) -> bool:

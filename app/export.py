@@ -17,7 +17,9 @@ from app.registry import Version
 
 logger = logging.getLogger(__name__)
 
-Form = Literal["keras", "weights"]
+Form = Literal["keras", "saved_model", "onnx", "litert", "weights"]
+#: the file or folder of each form that the child writes
+_FILES = {"keras": "model.keras", "saved_model": "saved_model", "onnx": "model.onnx", "litert": "model.tflite"}
 EXPORT_SECONDS = 120.0
 #: of what a child that failed said, in the log
 SAID_CHARACTERS = 4000
@@ -28,11 +30,12 @@ async def export_version(artifact: Artifact, version: Version, source: Path, for
 
     Args:
         source: the version's own folder.
-        form: "keras" gives `model.keras`; "weights" gives `weights.safetensors` and `architecture.json`.
+        form: "weights" gives `weights.safetensors` and `architecture.json`; "saved_model" a folder named by the
+            version, so that TensorFlow Serving serves what the zip unpacks to; the others a file.
         folder: an empty one to work in.
 
     Returns:
-        The zip: the model's file, `encoder.json`, and `card.json`, which says what goes in and how exact it is.
+        The zip: the model, `encoder.json`, and `card.json`, which says what goes in and how exact it is.
 
     Raises:
         NotReady: the child did not end well in time.
@@ -44,27 +47,29 @@ async def export_version(artifact: Artifact, version: Version, source: Path, for
         "format": form,
         "weights_sha256": version.document["weights_sha256"],
     }
-    if form == "keras":
-        card |= await _in_child(source, version.sha256, folder / "model.keras")
-        files = {"model.keras": folder / "model.keras", "encoder.json": source / "encoder.json"}
-    else:
-        names = ("weights.safetensors", "architecture.json", "encoder.json")
-        files = {name: source / name for name in names}
+    files = {"encoder.json": source / "encoder.json"}
+    if form == "weights":
+        files |= {name: source / name for name in ("weights.safetensors", "architecture.json")}
         card |= {"takes": "encoded", "inputs": artifact.architecture.inputs}
+    else:
+        out = folder / _FILES[form]
+        card |= await _in_child(source, version.sha256, form, out)
+        files[str(version.version) if form == "saved_model" else out.name] = out
     return await asyncio.to_thread(_zip, folder / "export.zip", files, card)
 
 
 def _zip(path: Path, files: dict[str, Path], card: dict[str, Any]) -> bytes:
     with zipfile.ZipFile(path, "w") as archive:
-        for name, file in files.items():
-            archive.write(file, name)
+        for name, top in files.items():
+            for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
+                archive.write(file, str(Path(name, file.relative_to(top))) if top.is_dir() else name)
         archive.writestr("card.json", json.dumps(card, indent=2))
     return path.read_bytes()
 
 
-async def _in_child(source: Path, sha256: str, out: Path) -> dict[str, Any]:
+async def _in_child(source: Path, sha256: str, form: Form, out: Path) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        *command("app.export_child", str(source), sha256, str(out)),
+        *command("app.export_child", str(source), sha256, form, str(out)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -18,15 +19,18 @@ from numpy.typing import NDArray
 from app.errors import Corrupt, Invalid, Unavailable
 from app.learning import metrics
 from app.learning.artifact import Artifact
-from app.learning.encoder import MAX_WARNINGS, Note, records_cells, table_cells
+from app.learning.encoder import MAX_WARNINGS, Faults, Notes, records_cells, table_cells
 from app.learning.network import OnnxRuntime, Runtime
-from app.learning.table import Table, match_labels
+from app.learning.rows import Rows
+from app.learning.table import Label, Table, match_labels
 from app.registry import Ref, Registry, Version
 
 logger = logging.getLogger(__name__)
 
 #: what the stored golden probabilities and another machine's may differ by
 GOLDEN_TOLERANCE = 1e-5
+#: values of a column that an evaluation is divided by
+MAX_SLICES = 100
 #: rows that are encoded and computed at once
 SLICE_ROWS = 8192
 
@@ -48,26 +52,43 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a version says about n rows: probabilities float32 (n, k), and at most 100 warnings."""
+    """What a version says about n rows.
+
+    Args:
+        probabilities: float32 (n, k).
+        is_bad: bool (n,), rows that could not be read, whose probabilities mean nothing; None where all could.
+    """
 
     loaded: Loaded
     probabilities: NDArray[np.float32]
-    notes: Sequence[Note]
+    notes: Notes
+    is_bad: NDArray[np.bool_] | None = None
 
     @property
-    def labels(self) -> list[Any]:
-        """The most probable class of each row."""
-        classes = self.loaded.artifact.classes
-        return [classes[i] for i in self.probabilities.argmax(axis=1).tolist()]
+    def classes(self) -> tuple[Label, ...]:
+        """The classes, in the order of the probabilities."""
+        return self.loaded.artifact.classes
 
-    def top(self, k: int) -> list[list[dict[str, Any]]]:
-        """Give the k most probable classes of each row, best first."""
-        classes = self.loaded.artifact.classes
-        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
-        return [
-            [{"class": classes[i], "probability": row[i]} for i in best.tolist()]
-            for best, row in zip(order, self.probabilities, strict=True)
-        ]
+    @property
+    def labels(self) -> list[Label | None]:
+        """The most probable class of each row; None where the row is bad."""
+        best = self.probabilities.argmax(axis=1).tolist()
+        if self.is_bad is None:
+            return [self.classes[i] for i in best]
+        return [None if bad else self.classes[i] for i, bad in zip(best, self.is_bad.tolist(), strict=True)]
+
+    def best(self, k: int) -> NDArray[np.intp]:
+        """Give the indices of the k most probable classes of each row, (n, min(k, classes)), best first."""
+        order: NDArray[np.intp] = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return order
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A version's scores on a table, and on each slice of it: a value of the column, None for missing."""
+
+    overall: metrics.Evaluation
+    slices: tuple[tuple[Label | None, metrics.Evaluation], ...]
 
 
 class Inference:
@@ -83,6 +104,7 @@ class Inference:
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._known: dict[Ref, Version] = {}
+        self._broken: set[str] = set()
         # one load at a time; what is loaded is looked up meanwhile
         self._loading = threading.Lock()
         self._keeping = threading.Lock()
@@ -115,32 +137,50 @@ class Inference:
             self._registry.get_version(version.model, version.version)
             raise Corrupt(f"{version.model}@{version.version}: {error.message}") from error
 
+    def is_broken(self, version: Version) -> bool:
+        """Tell whether a version could not be loaded when it was last tried."""
+        return version.key in self._broken
+
     def forget(self, versions: Sequence[Version]) -> None:
         """Drop versions that were deleted; requests that hold them end first."""
         gone = {version.key for version in versions}
         with self._keeping:
+            self._broken -= gone
             for key in gone:
                 self._loaded.pop(key, None)
             self._known = {ref: version for ref, version in self._known.items() if version.key not in gone}
 
-    def predict(self, loaded: Loaded, columns: Mapping[str, Sequence[Any]], rows: int) -> Prediction:
-        """Predict posted rows.
+    def predict(self, loaded: Loaded, rows: Rows, *, skips_bad: bool = False) -> Prediction:
+        """Predict posted rows; columns that the model does not know are ignored with a warning.
 
         Args:
-            columns: n posted values by column name; unknown names are ignored with a warning.
+            skips_bad: answer the other rows where one cannot be read.
 
         Raises:
             Invalid: a value of the wrong type, or a missing one that the model refuses; says row and column.
         """
         encoder = loaded.artifact.encoder
-        notes: list[Note] = []
-        x = encoder.encode(records_cells(encoder, columns, rows), notes)
+        notes, faults = Notes(), Faults()
+        x = encoder.encode(records_cells(encoder, rows.columns, rows.count, faults), notes, faults)
+        is_bad = None
+        if not skips_bad:
+            faults.check()
+        elif faults.notes:
+            is_bad = np.zeros(rows.count, np.bool_)
+            faults.notes.mark(is_bad)
+            notes = notes.without(is_bad)
+            notes.extend(faults.notes)
         known = {each.name for each in encoder.inputs} | {loaded.target}
-        notes += [Note(0, name, "unknown_column") for name in columns if name not in known]
-        return Prediction(loaded, loaded.runtime.probabilities(x), notes)
+        for name in rows.columns:
+            if name not in known:
+                notes.add(name, "unknown_column", np.zeros(1))
+        return Prediction(loaded, loaded.runtime.probabilities(x), notes, is_bad)
 
-    def evaluate(self, loaded: Loaded, table: Table) -> metrics.Evaluation:
+    def evaluate(self, loaded: Loaded, table: Table, by: str | None = None) -> Scored:
         """Score a version on a labelled table; rows without a label are left out.
+
+        Args:
+            by: a column whose values divide the rows into slices that are scored on their own.
 
         Raises:
             Invalid: the target or a needed column is absent, or holds labels that the model never saw.
@@ -155,18 +195,25 @@ class Inference:
         rows = np.flatnonzero(y >= 0)
         if not len(rows):
             raise Invalid.at((loaded.target,), "Expected at least one labelled row, got none.")
+        values, codes = _slices(table, by)
         cells = table_cells(artifact.encoder, table)
         parts = []
         for start in range(0, len(rows), SLICE_ROWS):
             chosen = rows[start : start + SLICE_ROWS]
             x = artifact.encoder.encode({name: values[chosen] for name, values in cells.items()})
             parts.append(loaded.runtime.logits(x))
-        return metrics.evaluate(
-            np.concatenate(parts),
-            y[rows],
-            label_smoothing=artifact.training["spec"]["fit"]["label_smoothing"],
-            penalty=artifact.architecture.penalty(artifact.weights),
-        )
+        logits, truth, codes = np.concatenate(parts), y[rows], codes[rows]
+
+        def score(chosen: Any) -> metrics.Evaluation:
+            return metrics.evaluate(
+                logits[chosen],
+                truth[chosen],
+                label_smoothing=artifact.training["spec"]["fit"]["label_smoothing"],
+                penalty=artifact.architecture.penalty(artifact.weights),
+            )
+
+        present = [(value, codes == code) for code, value in enumerate(values, -1)]
+        return Scored(score(slice(None)), tuple((value, score(is_in)) for value, is_in in present if is_in.any()))
 
     def devices(self) -> list[dict[str, Any]]:
         """Say which loaded version computes where."""
@@ -192,16 +239,24 @@ class Inference:
         with self._loading:
             if (found := self._find(version)) is not None:
                 return found
-            artifact = self._registry.load(version)
-            loaded = Loaded(
-                version, artifact, self._runtime(artifact), sum(w.nbytes for w in artifact.weights.values())
-            )
-            self._verify(loaded)
+            try:
+                loaded = self._open(version)
+            except Corrupt:
+                self._broken.add(version.key)
+                raise
             with self._keeping:
+                self._broken.discard(version.key)
                 self._loaded[version.key] = loaded
                 while len(self._loaded) > 1 and sum(v.size_bytes for v in self._loaded.values()) > self._max_bytes:
                     self._loaded.popitem(last=False)
         logger.info("version loaded", extra={"model": version.model, "version": version.version})
+        return loaded
+
+    def _open(self, version: Version) -> Loaded:
+        artifact = self._registry.load(version)
+        size = sum(w.nbytes for w in artifact.weights.values())
+        loaded = Loaded(version, artifact, self._runtime(artifact), size)
+        self._verify(loaded)
         return loaded
 
     def _runtime(self, artifact: Artifact) -> Runtime:
@@ -216,15 +271,26 @@ class Inference:
         golden = loaded.artifact.golden
         names = list(golden["records"][0])
         columns = {name: [record[name] for record in golden["records"]] for name in names}
-        found = self.predict(loaded, columns, len(golden["records"])).probabilities
+        found = self.predict(loaded, Rows(columns, len(golden["records"]))).probabilities
         if not np.abs(found - np.array(golden["probabilities"], np.float32)).max() <= GOLDEN_TOLERANCE:
             raise Corrupt(f"Version {loaded.version.version} does not reproduce its golden predictions.")
 
 
-def shown_notes(notes: Sequence[Note]) -> tuple[list[dict[str, Any]], int]:
+def _slices(table: Table, by: str | None) -> tuple[list[Label | None], NDArray[np.int32]]:
+    """Give the values of a column, None for missing first, and for each row the index of its value less 1."""
+    if by is None:
+        return [], np.zeros(table.rows, np.int32)
+    if by not in table.names:
+        raise Invalid.at(("by",), f"Expected a column of the data to slice by, got {by[:80]!r}.")
+    values, codes = table.column(by).labels()
+    if len(values) > MAX_SLICES:
+        raise Invalid.at(("by",), f"Expected a column of at most {MAX_SLICES} values to slice by, got {len(values)}.")
+    return [None, *values], codes
+
+
+def shown_notes(notes: Notes) -> tuple[list[dict[str, Any]], int]:
     """Give at most 100 warnings as plain JSON, in order of rows, and how many there are in all."""
-    ordered = sorted(notes, key=lambda note: note.row)[:MAX_WARNINGS]
-    return [{"row": n.row, "column": n.column, "code": n.code} for n in ordered], len(notes)
+    return [asdict(note) for note in islice(notes, MAX_WARNINGS)], len(notes)
 
 
 def gpus() -> list[dict[str, Any]]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,11 +15,23 @@ from typing import Any
 from app import errors
 from app.datasets import Parsed
 from app.errors import Fault, FitserveError, Invalid
-from app.lifeline import command
+from app.lifeline import SAID_LINES, command, keep_said
+
+logger = logging.getLogger(__name__)
 
 _FACTS: dict[str, type[FitserveError]] = {
     each.code: each for each in (errors.Malformed, errors.Invalid, errors.TooLarge, errors.StorageFull)
 }
+
+
+def machine_bytes() -> int:
+    """Give the memory of this machine, or of the container that this process is held to."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        # not there in the other version of cgroups, and "max" where there is no limit
+        with suppress(OSError, ValueError):
+            found.append(int(Path("/sys/fs/cgroup", limit).read_text()))
+    return min(found)
 
 
 class Ingest:
@@ -25,28 +40,37 @@ class Ingest:
     Args:
         max_rows, max_columns: bounds of a table.
         seconds: how long one file may take.
+        memory_bytes: what the child may use; 0 is half of `machine_bytes`.
     """
 
-    def __init__(self, max_rows: int, max_columns: int, seconds: float) -> None:
-        self._bounds = {"rows": max_rows, "columns": max_columns}
+    def __init__(self, max_rows: int, max_columns: int, seconds: float, memory_bytes: int = 0) -> None:
+        self._memory_bytes = memory_bytes or machine_bytes() // 2
+        # a cell is 8 bytes in the table, and about as much again on its way there
+        self._bounds = {"rows": max_rows, "columns": max_columns, "cells": self._memory_bytes // 16}
         self._seconds = seconds
         self._turn = asyncio.Lock()
         self._child: asyncio.subprocess.Process | None = None
+        #: the last lines of its standard error
+        self._said: deque[str] = deque()
 
     async def start(self) -> None:
         """Spawn the child, from the thread whose end is to kill it."""
         self._child = await asyncio.create_subprocess_exec(
-            *command("app.ingest_child"),
+            *command("app.ingest_child", str(self._memory_bytes)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
             limit=64 * 1024**2,
         )
+        assert self._child.stderr is not None
+        self._said = deque[str](maxlen=SAID_LINES)
+        self._listener = asyncio.create_task(keep_said(self._child.stderr, self._said))
 
     async def parse(self, raw: Path, form: str, out: Path, kinds: Mapping[str, str] | None = None) -> Parsed:
         """Parse a file into a table file.
 
         Args:
-            form: "csv", "tsv", "json" or "npz".
+            form: one of `formats.parse`.
             kinds: kinds that somebody corrected, by column.
 
         Raises:
@@ -55,6 +79,19 @@ class Ingest:
         request = {"op": "parse", "raw": str(raw), "form": form, "out": str(out), "kinds": dict(kinds or {})}
         reply = await self._ask({**request, "bounds": self._bounds})
         return Parsed(out, reply["rows"], reply["columns"], reply["warnings"], reply["default_target"])
+
+    async def transcode(self, raw: Path, form: str, out: Path, max_cells: int) -> None:
+        """Turn a Parquet or Arrow file into a JSON object of columns of so many cells at most.
+
+        Raises:
+            Malformed, Invalid, TooLarge: what is wrong with the file, and where.
+        """
+        request = {"op": "transcode", "raw": str(raw), "form": form, "out": str(out)}
+        await self._ask({**request, "bounds": {**self._bounds, "cells": min(self._bounds["cells"], max_cells)}})
+
+    async def to_arrow(self, columns: Path, out: Path) -> None:
+        """Turn a JSON object of columns into an Arrow stream; columns named `probability…` become float32."""
+        await self._ask({"op": "to_arrow", "columns": str(columns), "out": str(out)})
 
     async def split(self, body: Path, data: Path) -> dict[str, Any]:
         """Take a JSON body's `data` member out into a file of its own; gives the rest, `has_data` included.
@@ -71,17 +108,31 @@ class Ingest:
                 self._child.kill()
             await self._child.wait()
 
+    async def _send(self, request: dict[str, Any]) -> bool:
+        """Send the child a request; tells whether there is one that was alive to take it."""
+        if self._child is None or self._child.returncode is not None:
+            return False
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        if self._child.stdin.is_closing():
+            return False
+        try:
+            self._child.stdin.write(json.dumps(request).encode() + b"\n")
+            await self._child.stdin.drain()
+            return await self._child.stdout.readline() == b"\n"
+        except ConnectionError:
+            return False
+
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         async with self._turn:
-            if self._child is None or self._child.returncode is not None:
-                await self.start()
-            assert self._child is not None
-            assert self._child.stdin is not None
-            assert self._child.stdout is not None
             try:
                 async with asyncio.timeout(self._seconds):
-                    self._child.stdin.write(json.dumps(request).encode() + b"\n")
-                    await self._child.stdin.drain()
+                    if not await self._send(request):
+                        await self.close()
+                        await self.start()
+                        await self._send(request)
+                    assert self._child is not None
+                    assert self._child.stdout is not None
                     line = await self._child.stdout.readline()
             except (TimeoutError, asyncio.CancelledError, ConnectionError) as error:
                 # its answer would be taken for the next file's
@@ -93,8 +144,11 @@ class Ingest:
                 raise
             if not line.endswith(b"\n"):
                 await self.close()
+                logger.warning("parser died", extra={"said": list(self._said)})
                 raise Invalid("The file could not be parsed; the parser ran out of memory or failed.")
-        reply: dict[str, Any] = json.loads(line)
+            reply: dict[str, Any] = json.loads(line)
+            if reply.pop("is_last"):
+                await self.close()
         if "error" in reply:
             fault = reply["error"]
             faults = [Fault(tuple(f["loc"]), f["message"], f["code"]) for f in fault["faults"]]

@@ -5,20 +5,35 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from app.errors import FitserveError, Invalid, Malformed, StorageFull, is_disk_full
-from app.learning.formats import Bounds, load_json, parse
+from app.errors import FitserveError, Invalid, Malformed, StorageFull, TooLarge, is_disk_full
+from app.learning.columns import Bounds
+from app.learning.formats import parse
+from app.learning.frames import transcode, write_arrow
+from app.learning.rows import load_json
+
+#: how often the memory in use is looked at
+WATCH_SECONDS = 0.05
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one request: `parse` a file, or `split` the data out of a JSON body."""
+    """Carry out one request: `parse` a file, `split` a JSON body, `transcode` a file to JSON or `to_arrow`."""
     if request["op"] == "split":
         return split(Path(request["body"]), Path(request["data"]))
+    if request["op"] == "transcode":
+        columns = transcode(Path(request["raw"]), request["form"], Bounds(**request["bounds"]))
+        Path(request["out"]).write_bytes(columns)
+        return {}
+    if request["op"] == "to_arrow":
+        write_arrow(Path(request["columns"]).read_bytes(), Path(request["out"]))
+        return {}
     table = parse(Path(request["raw"]), request["form"], Bounds(**request["bounds"]), request["kinds"])
     table.save(Path(request["out"]))
     return {
@@ -31,7 +46,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def split(body: Path, data: Path) -> dict[str, Any]:
     """Take a JSON object's member `data` out into a file; gives the rest and whether there was data."""
-    document = load_json(body)
+    document = load_json(body.read_bytes(), "JSON")
     if not isinstance(document, dict):
         raise Invalid("Expected a JSON object.")
     has_data = "data" in document
@@ -46,20 +61,50 @@ def split(body: Path, data: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Be the child, by way of `app.lifeline`."""
+    """Be the child, by way of `app.lifeline`: argument MEMORY_BYTES."""
+    memory_bytes = int(sys.argv[1])
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
+    writing = threading.Lock()
+
+    def write(reply: dict[str, Any]) -> None:
+        # what a large file took goes back with the process
+        is_last = used_bytes() > memory_bytes / 4
+        replies.write(json.dumps({**reply, "is_last": is_last}, ensure_ascii=False) + "\n")
+        if is_last:
+            os._exit(0)
+
+    def watch() -> None:
+        while used_bytes() <= memory_bytes:
+            time.sleep(WATCH_SECONDS)
+        with writing:
+            message = f"Expected a file that can be read in {memory_bytes // 1024**2} MB of memory, got a larger one."
+            write(_error(TooLarge(message)))
+
+    threading.Thread(target=watch, daemon=True).start()
     for line in sys.stdin:
+        # taken: the parent sends a request once more where its child died before this
+        replies.write("\n")
         try:
             reply = answer(json.loads(line))
         except FitserveError as error:
-            faults = [asdict(fault) for fault in error.faults]
-            reply = {"error": {"code": error.code, "message": error.message, "faults": faults}}
+            reply = _error(error)
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            reply = {"error": {"code": StorageFull.code, "message": "The disk is full.", "faults": []}}
-        replies.write(json.dumps(reply, ensure_ascii=False) + "\n")
+            reply = _error(StorageFull("The disk is full."))
+        with writing:
+            write(reply)
+
+
+def used_bytes() -> int:
+    """Give the memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _error(error: FitserveError) -> dict[str, Any]:
+    faults = [asdict(fault) for fault in error.faults]
+    return {"error": {"code": error.code, "message": error.message, "faults": faults}}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -249,9 +250,44 @@ class Jobs:
             job = _get(connection, job_id)
             if not job.is_terminal:
                 raise Conflict(f"Job {job_id} is {job.status}; cancel it first.")
-            connection.execute(sa.delete(idempotency_keys).where(idempotency_keys.c.job_id == job_id))
-            connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
-        self._engine.delete([f"{job_id}.{n}" for n in range(1, _resumes(job) + 2)])
+            _remove(connection, [job_id])
+        self._engine.delete(_workflows(job))
+
+    def forget(self, moment: str, limit: int) -> int:
+        """Remove the records and events of at most `limit` jobs that ended before a time; their versions stay."""
+        query = sa.select(jobs).where(jobs.c.status.not_in(ACTIVE), jobs.c.finished_at < moment).order_by(jobs.c.id)
+        with self._database.write() as connection:
+            old = [_job(connection, row) for row in connection.execute(query.limit(limit)).mappings().all()]
+            _remove(connection, [job.id for job in old])
+        self._engine.delete([workflow_id for job in old for workflow_id in _workflows(job)])
+        return len(old)
+
+    def forget_events(self, moment: str, limit: int) -> int:
+        """Remove the events of at most `limit` jobs that ended before a time, but for each one's last."""
+        has_more = sa.select(events.c.id).where(events.c.job_id == jobs.c.id, events.c.id < jobs.c.last_event).exists()
+        old = sa.select(jobs.c.id, jobs.c.last_event).where(
+            jobs.c.status.not_in(ACTIVE), jobs.c.finished_at < moment, has_more
+        )
+        removed = 0
+        with self._database.write() as connection:
+            for job in connection.execute(old.limit(limit)).all():
+                gone = sa.delete(events).where(events.c.job_id == job.id, events.c.id < job.last_event)
+                removed += connection.execute(gone).rowcount
+        return removed
+
+    def forget_engine_rows(self, moment: datetime, limit: int) -> int:
+        """Remove the engine's own rows of at most `limit` pieces of work that were enqueued before a time.
+
+        Only those go that have ended and whose job has ended, too.
+        """
+        old = self._engine.ended(moment, limit)
+        names = {workflow_id: workflow_id.rpartition(".")[0] for workflow_id in old}
+        query = sa.select(jobs.c.id).where(jobs.c.id.in_(set(names.values())), jobs.c.status.in_(ACTIVE))
+        with self._database.read() as connection:
+            active = set(connection.execute(query).scalars())
+        ended = [workflow_id for workflow_id, job_id in names.items() if job_id not in active]
+        self._engine.delete(ended)
+        return len(ended)
 
     def claim(self, job_id: str, workflow_id: str) -> Claim | None:
         """Take a job for this worker, or give None where it is no longer to be done."""
@@ -325,6 +361,17 @@ class Jobs:
         with self._database.write() as connection:
             news = [{"type": "status", "status": "queued"}]
             _change(connection, claim.job_id, news, _holds(claim), status="queued", claim=None, progress={})
+
+
+def _remove(connection: Connection, job_ids: Sequence[str]) -> None:
+    """Remove jobs, with their events and what would find them again."""
+    connection.execute(sa.delete(idempotency_keys).where(idempotency_keys.c.job_id.in_(job_ids)))
+    connection.execute(sa.delete(jobs).where(jobs.c.id.in_(job_ids)))
+
+
+def _workflows(job: Job) -> list[str]:
+    """Give the ids of all that a job ever was to the engine."""
+    return [f"{job.id}.{n}" for n in range(1, _resumes(job) + 2)]
 
 
 def _resumes(job: Job) -> int:

@@ -1,14 +1,32 @@
-"""API keys: the configured one, or one that was made and is stored hashed. Scopes and key management come later."""
+"""API keys and what each may do. Stored are their hashes; a key itself is shown once, when it is made."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import secrets
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import sqlalchemy as sa
 
-from app.storage.db import Database, keys, new_id, now
+from app.errors import Conflict, NotFound
+from app.storage.db import Database, keys, new_id, now, page
+
+Scope = Literal["predict", "train", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of a stored key."""
+
+    id: str
+    name: str | None
+    scopes: tuple[Scope, ...]
+    created_at: str
 
 
 class Keys:
@@ -20,29 +38,60 @@ class Keys:
 
     def __init__(self, database: Database, configured: str | None) -> None:
         self._database = database
-        self._hashes = frozenset({_sha256(configured)} if configured is not None else ())
+        self._configured: dict[str, tuple[Scope, ...]] = {} if configured is None else {_sha256(configured): ("admin",)}
+        self._known = self._configured
+        self._changing = threading.Lock()
 
     def load(self) -> bool:
-        """Read the stored keys' hashes; tells whether there is any key at all, the configured one included."""
+        """Read the stored keys; tells whether there is an admin key at all, the configured one included."""
         with self._database.read() as connection:
-            stored = connection.execute(sa.select(keys.c.sha256)).scalars().all()
-        self._hashes |= frozenset(stored)
-        return bool(self._hashes)
+            rows = connection.execute(sa.select(keys.c.sha256, keys.c.scopes)).all()
+        self._known = {row.sha256: tuple(row.scopes) for row in rows} | self._configured
+        return any("admin" in scopes for scopes in self._known.values())
 
-    def make(self) -> str:
-        """Make an admin key of 256 random bits, store its hash, and give it: it is shown this once."""
-        key = f"fs_{secrets.token_urlsafe(32)}"
-        row = {"id": new_id("key"), "sha256": _sha256(key), "scopes": ["admin"], "created_at": now()}
-        with self._database.write() as connection:
-            connection.execute(sa.insert(keys).values(row))
-        self._hashes |= {_sha256(key)}
-        return key
+    def add(self, name: str | None, scopes: Iterable[Scope]) -> tuple[Key, str]:
+        """Make a key of 256 random bits and store its hash; gives what is known of it, and the key itself."""
+        secret = f"fs_{secrets.token_urlsafe(32)}"
+        made = Key(new_id("key"), name, tuple(scope for scope in SCOPES if scope in set(scopes)), now())
+        row = {"id": made.id, "name": name, "scopes": list(made.scopes), "created_at": made.created_at}
+        with self._changing:
+            with self._database.write() as connection:
+                connection.execute(sa.insert(keys).values(sha256=_sha256(secret), **row))
+            self.load()
+        return made, secret
 
-    def accepts(self, key: str) -> bool:
-        """Tell whether a key is known, in a time that says nothing about it."""
+    def list(self, limit: int, after: str | None) -> tuple[Sequence[Key], str | None]:
+        """Give a page of the stored keys, newest first, and the next cursor; the configured one is not among them."""
+        with self._database.read() as connection:
+            rows, following = page(connection, sa.select(keys), keys.c.id, limit, after)
+        return [Key(row["id"], row["name"], tuple(row["scopes"]), row["created_at"]) for row in rows], following
+
+    def delete(self, key_id: str) -> None:
+        """Revoke a key at once.
+
+        Raises:
+            NotFound, Conflict: it is the last one that may manage keys.
+        """
+        with self._changing:
+            with self._database.write() as connection:
+                rows = {row.id: row.scopes for row in connection.execute(sa.select(keys.c.id, keys.c.scopes))}
+                if key_id not in rows:
+                    raise NotFound("key", key_id)
+                admins = {other for other, scopes in rows.items() if "admin" in scopes}
+                if not self._configured and admins == {key_id}:
+                    raise Conflict(f"Key {key_id} is the last admin key; make another one first.")
+                connection.execute(sa.delete(keys).where(keys.c.id == key_id))
+            self.load()
+
+    def scopes(self, key: str) -> tuple[Scope, ...] | None:
+        """Give what a key may do, None where it is not known, in a time that says nothing about it."""
         digest = _sha256(key)
+        found = None
         # every hash is compared, whichever matches
-        return sum(hmac.compare_digest(digest, known) for known in self._hashes) > 0
+        for known, scopes in self._known.items():
+            if hmac.compare_digest(digest, known):
+                found = scopes
+        return found
 
 
 def _sha256(key: str) -> str:

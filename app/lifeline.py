@@ -10,8 +10,12 @@ import runpy
 import signal
 import sys
 import time
+from collections import deque
+from collections.abc import AsyncIterable
 from pathlib import Path
 
+#: of what a child says, in the log if it dies
+SAID_LINES = 40
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -49,6 +53,12 @@ def hold(path: Path, who: str) -> int:
         else:
             return descriptor
     raise SystemExit(f"fitserve: {who} runs on the data directory {path.parent} already")
+
+
+async def keep_said(stream: AsyncIterable[bytes], said: deque[str]) -> None:
+    """Keep the last lines that a child says on its standard error: they are no lines of this process's log."""
+    async for line in stream:
+        said.append(line.decode(errors="replace").rstrip()[:500])
 
 
 def command(module: str, *arguments: str) -> list[str]:

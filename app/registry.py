@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from app.errors import Conflict, Corrupt, Invalid, NotFound
 from app.learning.artifact import Artifact, read
 from app.storage.blobs import ORPHAN_SECONDS, Blobs
-from app.storage.db import Database, aliases, jobs, models, now, page, versions
+from app.storage.db import Database, alias_moves, aliases, jobs, models, now, page, versions
 
 DEFAULT = "default"
 #: by `optimize`: the validation figure that "if_better" compares, and whether more is better
@@ -77,6 +77,35 @@ class Ref:
         return cls(model, None, rest if at else DEFAULT)
 
 
+@dataclass(frozen=True)
+class Move:
+    """One move of an alias; `version` is None where it was removed."""
+
+    version: int | None
+    reason: Literal["set", "promoted", "rollback", "deleted"]
+    at: str
+    id: int
+
+
+def trail(moves: Sequence[Move]) -> list[int]:
+    """Give the versions that rollbacks walk back over, the present one last.
+
+    Args:
+        moves: oldest first. A rollback takes the versions after the one that it went to off the trail, so that two
+            rollbacks go back twice.
+    """
+    steps: list[int] = []
+    for move in moves:
+        if move.version is None:
+            continue
+        if move.reason == "rollback" and move.version in steps:
+            while steps[-1] != move.version:
+                steps.pop()
+        elif not steps or steps[-1] != move.version:
+            steps.append(move.version)
+    return steps
+
+
 class Registry:
     """The room of models and versions."""
 
@@ -107,7 +136,7 @@ class Registry:
         entry |= {"document": document, "is_deleted": False, "created_at": now()}
         connection.execute(sa.insert(versions).values(entry))
         if _is_promoted(connection, model, document):
-            _point(connection, model, DEFAULT, number)
+            _point(connection, model, DEFAULT, number, "promoted")
         return number
 
     def load(self, version: Version) -> Artifact:
@@ -166,15 +195,47 @@ class Registry:
         with self._database.write() as connection:
             _hold(connection, name)
             _version(connection, name, number)
-            _point(connection, name, alias, number)
+            _point(connection, name, alias, number, "set")
         return self.get(name)
 
     def delete_alias(self, name: str, alias: str) -> None:
-        """Remove an alias, or raise `NotFound`."""
+        """Remove an alias, or raise `NotFound`; its history stays."""
         with self._database.write() as connection:
+            _hold(connection, name)
             query = sa.delete(aliases).where(aliases.c.model == name, aliases.c.alias == alias)
             if connection.execute(query).rowcount == 0:
                 raise NotFound("alias", f"{name}@{alias}")
+            _note_move(connection, name, alias, None, "deleted")
+
+    def history(self, name: str, alias: str, limit: int, after: int | None) -> tuple[Sequence[Move], int | None]:
+        """Give a page of an alias's moves, newest first, and the next cursor; `NotFound` where it never was."""
+        with self._database.read() as connection:
+            found = _moves(connection, name, alias)[::-1]
+        if not found:
+            raise NotFound("alias", f"{name}@{alias}")
+        left = [move for move in found if after is None or move.id < after]
+        return left[:limit], left[limit - 1].id if len(left) > limit else None
+
+    def rollback(self, name: str, alias: str) -> Model:
+        """Point an alias back at the version that it pointed at before, passing over deleted ones.
+
+        Raises:
+            NotFound: there is no such alias now.
+            Conflict: there is no earlier version left.
+        """
+        with self._database.write() as connection:
+            _hold(connection, name)
+            query = sa.select(aliases.c.version).where(aliases.c.model == name, aliases.c.alias == alias)
+            current = connection.execute(query).scalar()
+            if current is None:
+                raise NotFound("alias", f"{name}@{alias}")
+            is_live = (versions.c.model == name) & versions.c.is_deleted.is_(False)
+            live = set(connection.execute(sa.select(versions.c.version).where(is_live)).scalars())
+            earlier = [v for v in trail(_moves(connection, name, alias))[:-1] if v in live and v != current]
+            if not earlier:
+                raise Conflict(f"Expected an earlier version of {name}@{alias} to go back to; there is none left.")
+            _point(connection, name, alias, earlier[-1], "rollback")
+        return self.get(name)
 
     def delete_version(self, name: str, number: int, *, force: bool) -> Version:
         """Remove a version and its files; with `force` its aliases too.
@@ -191,12 +252,14 @@ class Registry:
                 listed = ", ".join(sorted(names))
                 raise Conflict(f"Version {number} of {name!r} is {listed}; move the alias first, or say force=true.")
             connection.execute(sa.delete(aliases).where(at_it))
+            for alias in names:
+                _note_move(connection, name, alias, None, "deleted")
             _tombstone(connection, (versions.c.model == name) & (versions.c.version == number))
         self._blobs.delete(version.key)
         return version
 
     def delete(self, name: str) -> Sequence[Version]:
-        """Remove a model with all its versions and aliases.
+        """Remove a model with all its versions and aliases, and their history: a new model starts a new one.
 
         Raises:
             NotFound, Conflict: a queued or running job trains it.
@@ -208,6 +271,7 @@ class Registry:
                 raise Conflict(f"A queued or running job trains model {name!r}; wait for it or cancel it.")
             gone = _model(connection, row).versions
             connection.execute(sa.delete(aliases).where(aliases.c.model == name))
+            connection.execute(sa.delete(alias_moves).where(alias_moves.c.model == name))
             connection.execute(sa.delete(versions).where(versions.c.model == name))
             connection.execute(sa.delete(models).where(models.c.name == name))
         for version in gone:
@@ -264,10 +328,25 @@ def _is_promoted(connection: Connection, model: str, document: dict[str, Any]) -
     return bool(ours > theirs) if more else bool(ours < theirs)
 
 
-def _point(connection: Connection, model: str, alias: str, number: int) -> None:
+def _point(
+    connection: Connection, model: str, alias: str, number: int, reason: Literal["set", "promoted", "rollback"]
+) -> None:
     connection.execute(sa.delete(aliases).where(aliases.c.model == model, aliases.c.alias == alias))
     row = {"model": model, "alias": alias, "version": number, "updated_at": now()}
     connection.execute(sa.insert(aliases).values(row))
+    _note_move(connection, model, alias, number, reason)
+
+
+def _note_move(connection: Connection, model: str, alias: str, number: int | None, reason: str) -> None:
+    row = {"model": model, "alias": alias, "version": number, "reason": reason, "at": now()}
+    connection.execute(sa.insert(alias_moves).values(row))
+
+
+def _moves(connection: Connection, model: str, alias: str) -> list[Move]:
+    """Give every move of an alias, oldest first."""
+    query = sa.select(alias_moves).where(alias_moves.c.model == model, alias_moves.c.alias == alias)
+    rows = connection.execute(query.order_by(alias_moves.c.id))
+    return [Move(row.version, row.reason, row.at, row.id) for row in rows]
 
 
 def _tombstone(connection: Connection, where: sa.ColumnElement[bool]) -> None:

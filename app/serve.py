@@ -13,16 +13,18 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app import retention
 from app.api.app import create_app
 from app.api.problems import problem
 from app.config import Settings
-from app.errors import Unavailable
+from app.errors import StorageFull, Unavailable
 from app.lifeline import hold
 from app.wiring import Services, make_data_dir, open_services
 
@@ -88,9 +90,8 @@ def _migrate_in_fork(url: str) -> None:
 def _give_key(services: Services) -> None:
     has_key = services.keys.load()
     if services.settings.needs_key and not has_key:
-        print(
-            f"fitserve: no key was configured; this one was made and is shown once: {services.keys.make()}", flush=True
-        )
+        _, key = services.keys.add("made at the first start", ["admin"])
+        print(f"fitserve: no key was configured; this one was made and is shown once: {key}", flush=True)
 
 
 class _Server(uvicorn.Server):
@@ -138,6 +139,8 @@ class _Server(uvicorn.Server):
         if self._services.settings.workers:
             tasks.append(asyncio.create_task(self._supervise()))
         tasks.append(asyncio.create_task(self._services.ingest.start()))
+        tasks.append(asyncio.create_task(self._services.intake.run()))
+        tasks.append(asyncio.create_task(self._sweep()))
         host, port = self._address[:2]
         print(f"fitserve: serving on http://{f'[{host}]' if ':' in host else host}:{port}  docs at /docs", flush=True)
         try:
@@ -146,7 +149,22 @@ class _Server(uvicorn.Server):
             await self._stop_worker()
             for task in tasks:
                 task.cancel()
-            await self._services.ingest.close()
+            for child in (self._services.ingest, self._services.codec, self._services.intake):
+                await child.close()
+
+    async def _sweep(self) -> None:
+        """Remove what is older than the settings keep it, now and then."""
+        settings = self._services.settings
+        policy = retention.Policy.of(settings)
+        while True:
+            try:
+                await asyncio.to_thread(retention.sweep, self._services.rooms, policy, datetime.now(UTC))
+            except (Unavailable, StorageFull) as error:
+                logger.warning("sweep put off: %s", error)
+            except Exception:
+                # the next one may do better, and nothing else depends on it
+                logger.exception("sweep failed")
+            await asyncio.sleep(settings.sweep_seconds)
 
     async def _supervise(self) -> None:
         """Keep one worker process alive; it dies with this one."""

@@ -23,7 +23,7 @@ from app.learning import artifact, fit, metrics
 from app.learning.encoder import Encoder, fit_encoder, table_cells
 from app.learning.network import Architecture, OnnxRuntime
 from app.learning.spec import TrainSpec, count_parameters
-from app.learning.table import Label, Table, label_key, load, match_labels
+from app.learning.table import Column, Label, Table, label_key, load, match_labels
 
 GOLDEN_ROWS = 8
 PARITY_ROWS = 1000
@@ -37,7 +37,8 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Carry out one job.
 
     Args:
-        request: `spec` (resolved), `columns`, `table`, `validation_table` or None, `folder` (empty), `job`.
+        request: `spec` (resolved), `columns`, `table`, `validation_table` or None, `folder` (empty), `job`, and
+            `start`, the `folder` and `sha256` of a version to start from, or None.
         emit: gets `warning`, `progress` and `epoch` events.
 
     Returns:
@@ -51,13 +52,16 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     device = _device(spec.device)
     emit({"type": "device", "device": device})
     table = load(Path(request["table"]))
-    classes, y = table.column(str(spec.target)).labels()
+    start = _start(request)
+    classes, y = _labels(table.column(str(spec.target)), start)
     rows, held_out = split(y, spec)
     if spec.validation is not None and spec.validation.fraction is not None and not len(held_out):
         emit({"type": "warning", "message": "no class has enough rows to hold one out; nothing is validated"})
-    encoder = fit_encoder(
-        table, request["columns"], rows, scaling=str(spec.features.scaling), encoding=str(spec.features.encoding)
-    )
+    if start is None:
+        scaling, encoding = str(spec.features.scaling), str(spec.features.encoding)
+        encoder = fit_encoder(table, request["columns"], rows, scaling=scaling, encoding=encoding)
+    else:
+        encoder = start.encoder
     if not encoder.width:
         raise Invalid.at(("features",), "Expected a value in at least one feature of the training rows, got none.")
     x = encoder.encode(table_cells(encoder, table))
@@ -69,7 +73,8 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     architecture = Architecture.from_spec(spec, encoder.width, len(classes))
     weighting = class_weights(spec, classes, train_set.y)
     with fit.on(device):
-        fitted = fit.fit(architecture, spec, train_set, validation, weighting, emit)
+        weights = None if start is None else start.weights
+        fitted = fit.fit(architecture, spec, train_set, validation, weighting, emit, weights)
     runtime = OnnxRuntime(architecture, fitted.weights)
     _check_parity(architecture, fitted, runtime, train_set.x[:PARITY_ROWS])
     ours = _figures(runtime, train_set, architecture, fitted.weights, spec)
@@ -102,6 +107,21 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     shown = {"loss": ours["loss"], "accuracy": ours["accuracy"]}
     shown |= {f"val_{name}": theirs[name] if theirs else None for name in ("loss", "accuracy")}
     return {"sha256": sha256, "document": document, "metrics": shown}
+
+
+def _start(request: dict[str, Any]) -> artifact.Artifact | None:
+    start = request.get("start")
+    return None if start is None else artifact.read(Path(start["folder"]), start["sha256"])
+
+
+def _labels(target: Column, start: artifact.Artifact | None) -> tuple[list[Label], NDArray[np.int32]]:
+    """Give the classes and y; those of the version that is started from, where one is."""
+    if start is None:
+        return target.labels()
+    y, strange = match_labels(target, start.classes)
+    if strange:
+        raise Invalid.at(("target",), f"Expected labels that the version to start from knows, got {strange[:5]}.")
+    return list(start.classes), y
 
 
 def split(y: NDArray[np.int32], spec: TrainSpec) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

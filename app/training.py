@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from app.datasets import Dataset, Datasets, Parsed
 from app.errors import Invalid, StorageFull
 from app.jobs import Claim, Job, Jobs, NewJob
-from app.learning.spec import Limits, Resolved, TrainSpec, resolve
-from app.registry import Registry
+from app.learning.spec import Limits, Resolved, TrainSpec, adopt, resolve
+from app.learning.table import load
+from app.learning.verdict import estimate, examine
+from app.registry import Ref, Registry, Version
 from app.storage.blobs import Blobs
 from app.storage.db import Database
 from app.workers import Workers
@@ -51,16 +53,60 @@ def prepare(rooms: Rooms, table: Dataset | Parsed, spec: TrainSpec, limits: Limi
         Invalid, TooLarge: the specification or the data cannot be used; says which and why.
         NotFound: there is no such validation data set.
     """
+    origin = None if spec.start_from is None else rooms.registry.resolve(Ref.parse(spec.start_from))
+    if origin is not None:
+        spec = _adopted(spec, origin, table)
     resolved = resolve(spec, table.columns, table.rows, table.default_target, limits)
+    if origin is not None:
+        # its network is there, whatever this table's statistics say of one
+        width, parameters = (origin.document[name] for name in ("features", "parameters"))
+        resolved = replace(resolved, width=width, parameters=parameters)
     validation_key = None
     if resolved.spec.validation is not None and resolved.spec.validation.dataset is not None:
-        other = rooms.datasets.get(resolved.spec.validation.dataset)
+        other = rooms.datasets.get_ready(resolved.spec.validation.dataset)
         names = {column["name"] for column in other.columns}
         missing = [name for name in (str(resolved.spec.target), *resolved.columns) if name not in names]
         if missing:
             raise Invalid.at(("validation", "dataset"), f"Data set {other.id} has no column {missing[0]!r}.")
         validation_key = other.table_key
     return Prepared(resolved, validation_key)
+
+
+def _adopted(spec: TrainSpec, origin: Version, table: Dataset | Parsed) -> TrainSpec:
+    ref = f"{origin.model}@{origin.version}"
+    inputs = [each["name"] for each in origin.document["inputs"]]
+    spec = adopt(spec, ref, inputs, TrainSpec.model_validate(origin.document["spec"]))
+    names = {column["name"] for column in table.columns}
+    absent = [name for name in (str(spec.target), *inputs) if name not in names]
+    if absent:
+        raise Invalid.at(("start_from",), f"Expected the columns of {ref}, got none named {absent[0][:80]!r}.")
+    return spec
+
+
+def tell(rooms: Rooms, table: Dataset | Parsed, prepared: Prepared) -> dict[str, Any]:
+    """Tell what a training job would be: its settled specification, the table, and what looks odd about it."""
+    resolved = prepared.resolved
+    path = table.path if isinstance(table, Parsed) else rooms.datasets.path(table.table_key)
+    target = str(resolved.spec.target)
+    found = examine(load(path), target, resolved.columns)
+    doubts = [
+        f"column {c['name']!r}: {text}"
+        for c in table.columns
+        if c["name"] in resolved.columns
+        for text in c["warnings"]
+    ]
+    return {
+        "spec": resolved.document(),
+        "rows": table.rows,
+        "columns": table.columns,
+        "target": target,
+        "features": list(resolved.columns),
+        "classes": [{"class": label, "rows": count} for label, count in found.classes],
+        "warnings": [*table.warnings, *resolved.warnings, *doubts, *found.warnings],
+        "encoded_features": resolved.width,
+        "parameters": resolved.parameters,
+        "estimate": estimate(resolved.spec, table.rows, resolved.width, resolved.parameters),
+    }
 
 
 def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: dict[str, Any]) -> None:

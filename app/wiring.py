@@ -11,6 +11,7 @@ from app.datasets import Datasets
 from app.engine import Engine
 from app.inference import Inference
 from app.ingest import Ingest
+from app.intake import STAGING, Intake
 from app.jobs import Jobs
 from app.keys import Keys
 from app.learning.spec import Limits
@@ -32,6 +33,9 @@ class Services:
     settings: Settings
     rooms: Rooms
     ingest: Ingest
+    #: another child, so that a prediction does not wait for an upload
+    codec: Ingest
+    intake: Intake
     inference: Inference
     watch: Watch
     keys: Keys
@@ -41,7 +45,8 @@ class Services:
 
     def sweep(self) -> None:
         """Remove what a service that was killed left; for the one service of a data directory, before it serves."""
-        self.rooms.blobs.sweep(REQUEST)
+        for label in (REQUEST, STAGING):
+            self.rooms.blobs.sweep(label)
         self.rooms.datasets.sweep(self.rooms.jobs)
 
     def drain(self) -> None:
@@ -88,10 +93,13 @@ def open_rooms(settings: Settings) -> tuple[Rooms, Engine]:
 def open_services(settings: Settings) -> Services:
     """Open what the API needs."""
     rooms, engine = open_rooms(settings)
+    bounds = (settings.max_rows, settings.max_columns, settings.max_ingest_seconds, settings.max_ingest_bytes)
     return Services(
         settings=settings,
         rooms=rooms,
-        ingest=Ingest(settings.max_rows, settings.max_columns, settings.max_ingest_seconds),
+        ingest=Ingest(*bounds),
+        codec=Ingest(*bounds),
+        intake=Intake(rooms.datasets, rooms.blobs, Ingest(*bounds)),
         inference=Inference(rooms.registry, settings.serve_on, settings.max_loaded_bytes),
         watch=Watch(rooms.jobs),
         keys=Keys(rooms.database, settings.configured_key()),

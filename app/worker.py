@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 from dbos import DBOS, DBOSConfig
 
 from app.engine import APPLICATION, ENGINE_VERSION, QUEUE, WORKFLOW
-from app.errors import FitserveError, StorageFull, Unavailable, is_disk_full
+from app.errors import FitserveError, NotFound, StorageFull, Unavailable, is_disk_full
 from app.jobs import MAX_CRASHES, Claim, Job
-from app.lifeline import command
+from app.lifeline import SAID_LINES, command, keep_said
+from app.registry import Ref
 from app.training import Rooms, publish
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,9 @@ class Child:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         #: the last lines of its standard error
-        self.said: deque[str] = deque(maxlen=40)
-        self._listener = asyncio.create_task(self._listen())
+        self.said: deque[str] = deque(maxlen=SAID_LINES)
+        assert process.stderr is not None
+        self._listener = asyncio.create_task(keep_said(process.stderr, self.said))
 
     @classmethod
     async def spawn(cls) -> Child:
@@ -60,11 +62,6 @@ class Child:
             limit=64 * 1024**2,
         )
         return cls(process)
-
-    async def _listen(self) -> None:
-        assert self.process.stderr is not None
-        async for line in self.process.stderr:
-            self.said.append(line.decode(errors="replace").rstrip()[:500])
 
     async def ask(self, request: dict[str, Any]) -> None:
         """Send the one request; where the child is dead, `event` says so."""
@@ -250,6 +247,16 @@ class Worker:
                 await child.kill()
                 self._warm_up()
 
+    def _start(self, job: Job) -> dict[str, str] | None:
+        """Give the folder and the digest of the version that a job starts from."""
+        if job.spec["start_from"] is None:
+            return None
+        try:
+            version = self._rooms.registry.resolve(Ref.parse(job.spec["start_from"]))
+        except NotFound as error:
+            raise _Failed("invalid_data", error.message, "start_from") from error
+        return {"folder": str(self._rooms.registry.folder(version)), "sha256": version.sha256}
+
     async def _converse(self, child: Child, job: Job, claim: Claim, folder: Path) -> None:
         version = folder / "version"
         version.mkdir()
@@ -262,6 +269,7 @@ class Worker:
                 "table": str(self._rooms.datasets.path(job.table_key)),
                 "validation_table": None if validation is None else str(self._rooms.datasets.path(validation)),
                 "folder": str(version),
+                "start": await asyncio.to_thread(self._start, job),
             }
         )
         relay = _Relay(self._rooms, claim)

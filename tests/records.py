@@ -80,4 +80,5 @@ def make_done(
 ) -> dict[str, Any]:
     """Make what a training child says at its end."""
     spec = {"promote": promote, "optimize": optimize}
-    return {"document": {"spec": spec, "metrics": {"train": {}, "validation": validation}}, "sha256": "", "metrics": {}}
+    document = {"spec": spec, "metrics": {"train": {}, "validation": validation}, "weights_sha256": ""}
+    return {"document": document, "sha256": "", "metrics": {}}

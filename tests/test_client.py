@@ -182,6 +182,46 @@ def test_aliases_versions_and_exports(
     assert [path] == list(tmp_path.iterdir())
 
 
+def test_a_dry_run_tells_what_the_job_would_be(client: Client, penguins: Job) -> None:
+    dataset = client.upload(PENGUINS)
+
+    told = client.dry_run("penguins", dataset=dataset, target="species", fit={"epochs": 15})
+
+    spec = penguins.document["spec"]
+    assert told["spec"] == {name: spec[name] for name in told["spec"]}
+    assert ["Adelie", "Chinstrap", "Gentoo"] == [each["class"] for each in told["classes"]]
+    assert client.version(penguins.ref)["parameters"] == told["parameters"]
+    with pytest.raises(Invalid) as caught:
+        client.dry_run("penguins", data={"x": X, "y": Y}, target="species")
+    assert ["target"] == caught.value.errors[0]["loc"]
+
+
+def test_an_alias_is_told_with_its_history_and_rolled_back(
+    client: Client, trained: tuple[Job, list[dict[str, Any]]]
+) -> None:
+    for _ in range(2):
+        client.alias("client", "told", 1)
+
+    assert [(1, "set"), (1, "set")] == [(move["version"], move["reason"]) for move in client.history("client", "told")]
+    assert [(1, "promoted")] == [(move["version"], move["reason"]) for move in client.history("client")]
+    for alias in ("default", "told"):
+        with pytest.raises(Conflict, match="earlier version"):
+            client.rollback("client", alias)
+    with pytest.raises(NotFound):
+        client.history("client", "nobody")
+
+
+def test_an_evaluation_is_divided_by_a_column(client: Client, penguins: Job) -> None:
+    whole = client.evaluate("penguins", file=PENGUINS, by="island")
+    dataset = client.upload(PENGUINS)
+
+    assert ["Biscoe", "Dream", "Torgersen"] == [each["value"] for each in whole["slices"]]
+    assert whole["rows"] == sum(each["rows"] for each in whole["slices"])
+    assert whole == client.evaluate("penguins", dataset=dataset, by="island")
+    with pytest.raises(Invalid, match="column of the data to slice by"):
+        client.evaluate("penguins", dataset=dataset, by="nothing")
+
+
 def test_errors_are_exceptions_that_say_what_and_where(client: Client, penguins: Job) -> None:
     with pytest.raises(NotFound, match=r"'nobody'.*404 not_found"):
         client.predict("nobody", records=[{}])

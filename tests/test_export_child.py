@@ -1,4 +1,4 @@
-"""The exported `.keras` file: what it takes, and that it answers as the version does."""
+"""The exported files: what they take, and that they answer as the version does."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_file_takes_raw_numbers_where_that_is_possible(
     (tmp_path / "version").mkdir()
     sha256 = publish(tmp_path / "version", inputs, records)
 
-    card = export(tmp_path / "version", sha256, tmp_path / "model.keras")
+    card = export(tmp_path / "version", sha256, "keras", tmp_path / "model.keras")
 
     assert (takes, names, 2) == (card["takes"], card["inputs"], card["checked_on_rows"])
     assert float(str(card["largest_difference"])) <= 1e-5
@@ -65,9 +65,22 @@ def test_the_file_takes_raw_numbers_where_that_is_possible(
 def test_another_process_reads_the_file_and_gets_the_versions_answers(tmp_path: Path) -> None:
     (tmp_path / "version").mkdir()
     sha256 = publish(tmp_path / "version", (SIZE, IS_BIG), [{"size": 2.25, "is_big": True}])
-    export(tmp_path / "version", sha256, tmp_path / "model.keras")
+    export(tmp_path / "version", sha256, "keras", tmp_path / "model.keras")
 
     model = keras.saving.load_model(tmp_path / "model.keras")
 
     golden = artifact.read(tmp_path / "version", sha256).golden["probabilities"]
     np.testing.assert_allclose(golden, model.predict(np.array([[2.25, 1.0]]), verbose=0), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+@pytest.mark.parametrize(("form", "name"), [("saved_model", "1"), ("onnx", "model.onnx"), ("litert", "model.tflite")])
+def test_other_programs_files_give_the_versions_answers(tmp_path: Path, form: str, name: str) -> None:
+    (tmp_path / "version").mkdir()
+    records: list[dict[str, Any]] = [{"size": 2.25, "is_big": True}, {"size": 4, "is_big": False}]
+    sha256 = publish(tmp_path / "version", (SIZE, IS_BIG), records)
+
+    card = export(tmp_path / "version", sha256, form, tmp_path / name)
+
+    assert ("raw", ["size", "is_big"]) == (card["takes"], card["inputs"])
+    assert float(str(card["largest_difference"])) <= 1e-5

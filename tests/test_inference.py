@@ -17,6 +17,7 @@ from app.errors import Corrupt, Invalid, NotFound, Unavailable
 from app.inference import GOLDEN_TOLERANCE, Inference, shown_notes
 from app.learning.artifact import FILES, MANIFEST, Artifact
 from app.learning.encoder import MAX_WARNINGS
+from app.learning.rows import Rows
 from app.registry import Ref
 from app.training import Rooms
 from tests.records import make_artifact, train
@@ -72,23 +73,21 @@ def test_a_version_answers_what_its_network_says(rooms: Rooms) -> None:
     inference = serve(rooms)
 
     loaded = get(inference)
-    prediction = inference.predict(loaded, {"a": [1.0, -2.5], "b": ["x", "unseen"]}, 2)
+    prediction = inference.predict(loaded, Rows({"a": [1.0, -2.5], "b": ["x", "unseen"]}, 2))
 
     expected = np.array(made.golden["probabilities"][:2], np.float32)
     assert expected.tobytes() == prediction.probabilities.tobytes()
     assert [made.classes[i] for i in expected.argmax(axis=1)] == prediction.labels
     assert [(1, "b", "unseen_category")] == [(note.row, note.column, note.code) for note in prediction.notes]
     assert ("y", 1) == (loaded.target, loaded.version.version)
-    top = prediction.top(1)
-    assert prediction.labels == [row[0]["class"] for row in top]
-    assert expected.max(axis=1).tolist() == [row[0]["probability"] for row in top]
+    assert expected.argmax(axis=1).tolist() == prediction.best(1)[:, 0].tolist()
 
 
 def test_the_target_is_no_unknown_column(rooms: Rooms) -> None:
     train(rooms)
     inference = serve(rooms)
 
-    prediction = inference.predict(get(inference), {**COLUMNS, "y": ["no", "no"], "other": [1, 2]}, 2)
+    prediction = inference.predict(get(inference), Rows({**COLUMNS, "y": ["no", "no"], "other": [1, 2]}, 2))
 
     assert [("other", "unknown_column")] == [(note.column, note.code) for note in prediction.notes]
 
@@ -96,7 +95,7 @@ def test_the_target_is_no_unknown_column(rooms: Rooms) -> None:
 def test_at_most_a_hundred_warnings_are_shown_in_order_of_rows_and_all_are_counted(rooms: Rooms) -> None:
     train(rooms)
     inference = serve(rooms)
-    prediction = inference.predict(get(inference), {"a": [None] * 150, "b": ["?"] * 150}, 150)
+    prediction = inference.predict(get(inference), Rows({"a": [None] * 150, "b": ["?"] * 150}, 150))
 
     shown, count = shown_notes(prediction.notes)
 
@@ -109,7 +108,7 @@ def test_a_wrong_value_is_refused_with_its_row_and_column(rooms: Rooms) -> None:
     inference = serve(rooms)
 
     with pytest.raises(Invalid) as caught:
-        inference.predict(get(inference), {"a": [1.0, "many"], "b": ["x", "x"]}, 2)
+        inference.predict(get(inference), Rows({"a": [1.0, "many"], "b": ["x", "x"]}, 2))
 
     (fault,) = caught.value.faults
     assert "a" in fault.loc
@@ -175,7 +174,8 @@ def test_a_refused_version_leaves_the_others_served(rooms: Rooms) -> None:
         get(inference, "bad")
 
     assert [("good", 1)] == held(inference)
-    assert 2 == len(inference.predict(get(inference, "good"), COLUMNS, 2).labels)
+    assert 2 == len(inference.predict(get(inference, "good"), Rows(COLUMNS, 2)).labels)
+    assert [False, True] == [inference.is_broken(rooms.registry.get_version(name, 1)) for name in ("good", "bad")]
 
 
 def test_many_who_want_one_version_at_once_load_it_once(rooms: Rooms) -> None:
@@ -234,10 +234,10 @@ def test_what_is_known_is_served_on_while_the_database_is_away(rooms: Rooms) -> 
     train(rooms, "unknown")
     inference = serve(rooms, max_bytes=1)
     get(inference, "evicted")
-    before = inference.predict(get(inference, "known"), COLUMNS, 2).probabilities
+    before = inference.predict(get(inference, "known"), Rows(COLUMNS, 2)).probabilities
     away(rooms)
 
-    after = inference.predict(get(inference, "known"), COLUMNS, 2).probabilities
+    after = inference.predict(get(inference, "known"), Rows(COLUMNS, 2)).probabilities
     from_disk = get(inference, "evicted")
     with pytest.raises(Unavailable):
         get(inference, "unknown")
@@ -256,7 +256,7 @@ def test_a_deleted_version_is_gone_for_the_next_and_stays_for_whoever_holds_it(r
     inference.forget(rooms.registry.delete("m"))
 
     assert [] == held(inference)
-    assert 2 == len(inference.predict(loaded, COLUMNS, 2).labels)
+    assert 2 == len(inference.predict(loaded, Rows(COLUMNS, 2)).labels)
     with pytest.raises(NotFound):
         get(inference)
     away(rooms)
@@ -274,7 +274,7 @@ def test_versions_come_and_go_while_others_are_served(rooms: Rooms) -> None:
     def use() -> None:
         gate.wait()
         for i in range(40):
-            assert 2 == len(inference.predict(get(inference, "stays"), COLUMNS, 2).labels)
+            assert 2 == len(inference.predict(get(inference, "stays"), Rows(COLUMNS, 2)).labels)
             with suppress(NotFound):
                 get(inference, f"goes{i % 8}")
 

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import random
+import re
 import signal
+import time
 from collections.abc import Awaitable, Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+import uvloop
 
-from app.errors import Invalid, Malformed, TooLarge
+from app.errors import FitserveError, Invalid, Malformed, TooLarge
 from app.ingest import Ingest
 from app.learning.table import load
 
 CSV = b"a,b,y\n1,x,no\n2.5,,yes\n"
 
 
-def run(test: Callable[[Ingest], Awaitable[None]], seconds: float = 120) -> None:
+def run(test: Callable[[Ingest], Awaitable[None]], **settings: Any) -> None:
     """Run a test against a child of its own; the child is gone afterwards."""
 
     async def main() -> None:
-        ingest = Ingest(max_rows=100, max_columns=5, seconds=seconds)
+        ingest = Ingest(**{"max_rows": 100, "max_columns": 5, "seconds": 120.0, **settings})
         try:
             await test(ingest)
         finally:
             await ingest.close()
         assert [] == children()
 
-    asyncio.run(main())
+    # the loop of the service
+    uvloop.run(main())
 
 
 def children() -> list[int]:
@@ -48,6 +56,11 @@ def children() -> list[int]:
         except OSError:
             continue
     return found
+
+
+def wait_until_gone(pid: int) -> None:
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.01)
 
 
 def given(folder: Path, body: Any) -> Path:
@@ -133,7 +146,24 @@ def test_the_description_of_many_long_texts_still_fits(tmp_path: Path) -> None:
     run(test)
 
 
-def test_a_child_that_was_killed_is_followed_by_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_reaped", [False, True])
+def test_a_request_that_meets_a_dead_child_goes_to_another(tmp_path: Path, is_reaped: bool) -> None:
+    async def test(ingest: Ingest) -> None:
+        for _ in range(2):
+            await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
+            (child,) = children()
+
+            os.kill(child, signal.SIGKILL)
+            if is_reaped:
+                await asyncio.to_thread(wait_until_gone, child)
+
+            assert 2 == (await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")).rows
+            assert child not in children()
+
+    run(test)
+
+
+def test_a_request_that_its_child_never_took_goes_to_another(tmp_path: Path) -> None:
     async def test(ingest: Ingest) -> None:
         await ingest.start()
         (child,) = children()
@@ -143,12 +173,121 @@ def test_a_child_that_was_killed_is_followed_by_another(tmp_path: Path) -> None:
 
         os.kill(child, signal.SIGKILL)
 
-        with pytest.raises(Invalid, match="could not be parsed"):
-            await parsing
+        assert 2 == (await parsing).rows
+
+    run(test)
+
+
+def test_a_file_whose_child_dies_is_not_tried_again(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    async def test(ingest: Ingest) -> None:
+        parsing = asyncio.create_task(ingest.parse(pipe, "csv", tmp_path / "out"))
+        # opens once the child reads
+        with await asyncio.to_thread(pipe.open, "wb"):
+            (child,) = children()
+            os.kill(child, signal.SIGKILL)
+            with pytest.raises(Invalid, match="could not be parsed"):
+                await parsing
+
         assert 2 == (await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")).rows
         assert child not in children()
 
     run(test)
+
+
+def test_a_file_that_needs_too_much_memory_is_refused_with_its_child(tmp_path: Path) -> None:
+    bounds = {"max_rows": 10_000_000, "max_columns": 5, "seconds": 60.0, "memory_bytes": 200 * 1024**2}
+
+    async def test(ingest: Ingest) -> None:
+        with pytest.raises(TooLarge, match="read in 200 MB of memory"):
+            await ingest.parse(given(tmp_path, b'{"a":1}\n' * 2_000_000), "ndjson", tmp_path / "out")
+
+        assert 2 == (await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")).rows
+
+    run(test, **bounds)
+
+
+#: 200 million and 5, as Parquet writes them into its footer; the latter made as long
+DECLARED, LIE = b"\x80\x88\xde\xbe\x01", b"\x8a\x80\x80\x80\x00"
+
+
+def test_a_bomb_is_not_decoded_whatever_it_declares(tmp_path: Path) -> None:
+    bomb, liar = tmp_path / "bomb", tmp_path / "liar"
+    pl.select(pl.repeat(1, 200_000_000, dtype=pl.Int8)).write_parquet(bomb, row_group_size=200_000_000)
+    body = bomb.read_bytes()
+    footer = len(body) - 8 - int.from_bytes(body[-8:-4], "little")
+    assert 3 == body.count(DECLARED, footer)
+    # the first one is the whole file's, before those of its row group
+    liar.write_bytes(body[:footer] + body[footer:].replace(DECLARED, LIE, 1))
+
+    async def test(ingest: Ingest) -> None:
+        await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
+        (child,) = children()
+        before = peak_bytes(child)
+
+        with pytest.raises(TooLarge, match="at most 100 rows, got 200000000"):
+            await ingest.parse(bomb, "parquet", tmp_path / "out")
+        assert 5 == (await ingest.parse(liar, "parquet", tmp_path / "out")).rows
+
+        assert [child] == children()
+        assert peak_bytes(child) < before + 100_000_000
+
+    run(test)
+
+
+def peak_bytes(pid: int) -> int:
+    """Give the most memory that a process has held."""
+    (found,) = re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found) * 1024
+
+
+def binary_seeds() -> dict[str, bytes]:
+    """Write a table of every type that is read, in the binary forms."""
+    frame = pl.DataFrame(
+        {
+            "n": pl.Series([1, None, 3] * 20, dtype=pl.Int32),
+            "f": pl.Series([0.5, None, 1.5] * 20),
+            "w": pl.Series(["x", "longer than twelve", None] * 20),
+            "c": pl.Series(["x", "y", None] * 20, dtype=pl.Categorical),
+            "t": pl.Series([True, None, False] * 20),
+            "d": pl.Series([date(2020, 1, 31), None, None] * 20),
+        }
+    )
+    files = {form: io.BytesIO() for form in ("parquet", "arrow_file", "arrow_stream")}
+    frame.write_parquet(files["parquet"])
+    frame.write_ipc(files["arrow_file"])
+    frame.write_ipc_stream(files["arrow_stream"])
+    return {form: file.getvalue() for form, file in files.items()}
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow_file", "arrow_stream"])
+def test_binary_files_that_are_cut_off_or_changed_give_a_fact_or_a_table(tmp_path: Path, form: str) -> None:
+    whole = binary_seeds()[form]
+    rng = random.Random(0)
+    bodies = [whole[: len(whole) * i // 20] for i in range(20)]
+    for _ in range(100):
+        body = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(body))
+            body[at : at + rng.choice([0, 1, 1, 4])] = rng.choice(
+                [b"\xff\xff\xff\x7f", rng.randbytes(1), b"\0", b"\x80" * 5]
+            )
+        bodies.append(bytes(body))
+
+    async def test(ingest: Ingest) -> None:
+        facts = 0
+        for body in bodies:
+            try:
+                parsed = await ingest.parse(given(tmp_path, body), form, tmp_path / "out")
+                assert parsed.rows == load(parsed.path).rows
+            except FitserveError:
+                facts += 1
+        assert 60 == (await ingest.parse(given(tmp_path, whole), form, tmp_path / "out")).rows
+        assert 20 <= facts < len(bodies)
+
+    run(test, max_columns=10)
 
 
 def test_a_file_that_takes_too_long_is_given_up_with_its_child(tmp_path: Path) -> None:

@@ -269,6 +269,163 @@ def test_a_model_goes_with_all_it_has_once_nobody_trains_it(rooms: Rooms) -> Non
             act("m")
 
 
+def told(rooms: Rooms, alias: str = DEFAULT) -> list[tuple[int | None, str]]:
+    """Give the history of an alias of the model `m`, oldest first: version and reason."""
+    return [(move.version, move.reason) for move in rooms.registry.history("m", alias, 100, None)[0][::-1]]
+
+
+def rolled_back(rooms: Rooms, alias: str = DEFAULT) -> int | None:
+    """Roll an alias of the model `m` back; gives where it points now."""
+    return rooms.registry.rollback("m", alias).aliases[alias]
+
+
+def test_every_move_of_an_alias_is_told_with_its_reason(rooms: Rooms) -> None:
+    train(rooms)
+    train(rooms)
+    train(rooms, promote="never")
+    rooms.registry.set_alias("m", DEFAULT, 3)
+    rooms.registry.rollback("m", DEFAULT)
+    rooms.registry.set_alias("m", "champion", 1)
+    rooms.registry.delete_alias("m", "champion")
+
+    moves, following = rooms.registry.history("m", DEFAULT, 100, None)
+
+    assert [(1, "promoted"), (2, "promoted"), (3, "set"), (2, "rollback")] == told(rooms)
+    assert [(1, "set"), (None, "deleted")] == told(rooms, "champion")
+    assert sorted((move.at for move in moves), reverse=True) == [move.at for move in moves]
+    assert following is None
+    for name, alias in (("m", "nobody"), ("n", DEFAULT)):
+        with pytest.raises(NotFound, match=f"alias '{name}@{alias}'"):
+            rooms.registry.history(name, alias, 100, None)
+
+
+def test_a_history_only_grows(rooms: Rooms) -> None:
+    train(rooms)
+    train(rooms)
+    before = rooms.registry.history("m", DEFAULT, 100, None)[0]
+
+    rooms.registry.rollback("m", DEFAULT)
+    rooms.registry.delete_version("m", 2, force=True)
+    rooms.registry.delete_alias("m", DEFAULT)
+
+    after = rooms.registry.history("m", DEFAULT, 100, None)[0]
+    assert before == after[-len(before) :]
+    assert [(1, "rollback"), (None, "deleted")] == told(rooms)[len(before) :]
+
+
+def test_a_history_is_told_page_by_page(rooms: Rooms) -> None:
+    train(rooms)
+    for _ in range(4):
+        rooms.registry.set_alias("m", "champion", 1)
+    whole = rooms.registry.history("m", "champion", 100, None)[0]
+
+    first, cursor = rooms.registry.history("m", "champion", 3, None)
+    second, end = rooms.registry.history("m", "champion", 3, cursor)
+
+    assert ([3, 1], None) == ([len(first), len(second)], end)
+    assert whole == [*first, *second]
+
+
+def test_two_rollbacks_go_back_twice_and_then_none_is_left(rooms: Rooms) -> None:
+    for _ in range(3):
+        train(rooms)
+
+    assert [2, 1] == [rolled_back(rooms), rolled_back(rooms)]
+
+    with pytest.raises(Conflict, match="earlier version of m@default"):
+        rooms.registry.rollback("m", DEFAULT)
+    assert 1 == rooms.registry.get("m").default_version
+    # and what is published from then on has this one before it
+    train(rooms)
+    assert 1 == rolled_back(rooms)
+
+
+def test_a_rollback_passes_over_versions_that_are_gone(rooms: Rooms) -> None:
+    for _ in range(4):
+        train(rooms)
+    rooms.registry.delete_version("m", 3, force=False)
+    rooms.registry.delete_version("m", 1, force=False)
+
+    assert 2 == rolled_back(rooms)
+
+    with pytest.raises(Conflict, match="none left"):
+        rooms.registry.rollback("m", DEFAULT)
+
+
+def test_a_version_that_was_set_again_is_gone_back_to_in_the_order_of_the_moves(rooms: Rooms) -> None:
+    for _ in range(3):
+        train(rooms, promote="never")
+    for number in (1, 2, 2, 1, 3):
+        rooms.registry.set_alias("m", "champion", number)
+
+    assert [1, 2, 1] == [rolled_back(rooms, "champion") for _ in range(3)]
+
+    with pytest.raises(Conflict, match="none left"):
+        rooms.registry.rollback("m", "champion")
+
+
+def test_an_alias_that_was_removed_has_nothing_to_go_back_to_until_it_is_set_again(rooms: Rooms) -> None:
+    for _ in range(3):
+        train(rooms, promote="never")
+    rooms.registry.set_alias("m", "champion", 1)
+    rooms.registry.set_alias("m", "champion", 2)
+    rooms.registry.delete_alias("m", "champion")
+
+    for name, alias in (("m", "champion"), ("m", DEFAULT)):
+        with pytest.raises(NotFound, match=f"alias '{name}@{alias}'"):
+            rooms.registry.rollback(name, alias)
+    with pytest.raises(NotFound, match="model 'n'"):
+        rooms.registry.rollback("n", DEFAULT)
+    rooms.registry.set_alias("m", "champion", 3)
+    assert [2, 1] == [rolled_back(rooms, "champion") for _ in range(2)]
+
+
+def test_aliases_that_go_with_their_version_are_noted(rooms: Rooms) -> None:
+    train(rooms)
+    train(rooms)
+    rooms.registry.set_alias("m", "champion", 2)
+
+    rooms.registry.delete_version("m", 2, force=True)
+
+    assert [(1, "promoted"), (2, "promoted"), (None, "deleted")] == told(rooms)
+    assert [(2, "set"), (None, "deleted")] == told(rooms, "champion")
+    rooms.registry.set_alias("m", DEFAULT, 1)
+    with pytest.raises(Conflict, match="none left"):
+        rooms.registry.rollback("m", DEFAULT)
+
+
+def test_a_model_of_the_same_name_has_a_history_of_its_own(rooms: Rooms) -> None:
+    for _ in range(3):
+        train(rooms)
+    train(rooms, "other")
+    rooms.registry.delete("m")
+    with pytest.raises(NotFound, match="alias 'm@default'"):
+        rooms.registry.history("m", DEFAULT, 100, None)
+
+    train(rooms)
+
+    assert [(1, "promoted")] == told(rooms)
+    with pytest.raises(Conflict, match="none left"):
+        rooms.registry.rollback("m", DEFAULT)
+    assert 1 == len(rooms.registry.history("other", DEFAULT, 100, None)[0])
+
+
+def test_rollbacks_at_once_go_back_one_after_the_other(rooms: Rooms) -> None:
+    for _ in range(5):
+        train(rooms)
+    gate = threading.Barrier(4)
+
+    def run(_: int) -> None:
+        gate.wait()
+        rooms.registry.rollback("m", DEFAULT)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+
+    assert [(n, "rollback") for n in (4, 3, 2, 1)] == told(rooms)[5:]
+    assert 1 == rooms.registry.get("m").default_version
+
+
 def test_models_are_listed_page_by_page(rooms: Rooms) -> None:
     for name in ("a", "b", "c"):
         train(rooms, name)

@@ -13,8 +13,9 @@ import pytest
 from app import trainer
 from app.errors import Invalid
 from app.learning import artifact
+from app.learning.columns import Bounds
 from app.learning.encoder import records_cells, table_cells
-from app.learning.formats import Bounds, parse
+from app.learning.formats import parse
 from app.learning.metrics import evaluate
 from app.learning.network import OnnxRuntime
 from app.learning.spec import Limits, TrainSpec, resolve

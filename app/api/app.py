@@ -12,10 +12,10 @@ from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import datasets, docs, jobs, models, ops, predictions, problems
-from app.api.deps import PUBLIC, authorize, is_public
+from app.api import datasets, docs, jobs, keys, models, ops, predictions, problems
+from app.api.access import PUBLIC, authorize, is_public, needed
 from app.api.edge import LOOPBACK_HOSTS, Edge
-from app.api.schemas import AliasIn, DatasetPatch
+from app.api.schemas import AliasIn, DatasetOut, DatasetPatch, JobOut, KeyIn, ModelOut, PredictionOut
 from app.learning.spec import TrainSpec
 from app.wiring import Services
 
@@ -61,8 +61,8 @@ def create_app(given: Services, lifespan: Lifespan | None = None) -> ASGIApp:
         servers=[{"url": "."}],
     )
     app.state.services = given
-    for router in (datasets.router, models.router, jobs.router, predictions.router, ops.router, docs.router):
-        app.include_router(router)
+    for rooms in (datasets, models, jobs, predictions, keys, ops, docs):
+        app.include_router(rooms.router)
     problems.install(app)
     document = _openapi(app)
 
@@ -100,15 +100,26 @@ def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 )
             )
             schemas = made["components"]["schemas"]
-            for extra in (TrainSpec, AliasIn, DatasetPatch, problems.Problem):
+            for extra in (TrainSpec, AliasIn, DatasetPatch, KeyIn, problems.Problem):
                 schema = extra.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
                 schemas[extra.__name__] = schema
+            for shown in (DatasetOut, JobOut, ModelOut, PredictionOut):
+                # FastAPI leaves null out of examples
+                schemas[shown.__name__]["examples"] = shown.model_json_schema()["examples"]
             for route in iter_route_contexts(app.routes):
-                if is_public(route) and route.include_in_schema:
-                    for method in route.methods or ():
+                for method in route.methods or () if route.include_in_schema else ():
+                    operation = made["paths"][route.path_format][method.lower()]
+                    if method != "GET":
+                        # what changes something, or works in a file, needs a place to write to
+                        operation["responses"] |= {str(status): each for status, each in problems.DISK_FULL.items()}
+                    if is_public(route):
                         # FastAPI adds an empty list to the one that it has
-                        made["paths"][route.path_format][method.lower()]["security"] = []
+                        operation["security"] = []
+                    else:
+                        scope = needed(route)
+                        asks = "any key" if scope == "any" else f"a key with the scope `{scope}`"
+                        operation["description"] += f"\n\nWhere keys are asked for: {asks}."
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
         return made

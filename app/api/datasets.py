@@ -9,11 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 
-from app.api.deps import After, Given, Limit, json_body, json_request, media_type, spool, staging
+from app.api.bodies import MULTIPART, media_type, spool, staging
+from app.api.deps import After, Given, Limit, json_body, json_request
 from app.api.problems import documented
 from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
 from app.datasets import Dataset, Parsed
-from app.errors import Invalid, UnsupportedMedia
+from app.errors import Invalid, TooLarge, UnsupportedMedia
 from app.learning.table import load
 from app.storage.blobs import sha256_of
 from app.wiring import Services
@@ -24,8 +25,13 @@ FORMATS = {
     "text/csv": "csv",
     "text/tab-separated-values": "tsv",
     "application/json": "json",
+    "application/x-ndjson": "ndjson",
     "application/x-npz": "npz",
+    "application/vnd.apache.parquet": "parquet",
+    "application/vnd.apache.arrow.stream": "arrow_stream",
+    "application/vnd.apache.arrow.file": "arrow_file",
 }
+_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 Id = Annotated[
     str,
     PathParameter(
@@ -53,30 +59,57 @@ UPLOAD_BODY: dict[str, Any] = {
                 "matrix": {"value": {"x": [[0.1, 2.0], [1.5, 0.3]], "y": [0, 1]}},
             },
         },
-        "application/x-npz": {"schema": {"type": "string", "format": "binary"}},
+        "application/x-ndjson": {
+            "schema": {"type": "string"},
+            "examples": {"lines": {"value": '{"length":181,"species":"Adelie"}\n{"length":217,"species":"Gentoo"}\n'}},
+        },
+        "application/x-npz": _BINARY,
+        "application/vnd.apache.parquet": _BINARY,
+        "application/vnd.apache.arrow.stream": _BINARY,
+        "application/vnd.apache.arrow.file": _BINARY,
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "string", "format": "binary"}},
+            }
+        },
     },
 }
 
 
-def format_of(request: Request) -> str:
-    """Give the form that the request's Content-Type names, or raise `UnsupportedMedia`."""
-    form = FORMATS.get(media_type(request))
+def form_of(media: str) -> str:
+    """Give the form that a media type names, or raise `UnsupportedMedia`."""
+    form = FORMATS.get(media)
     if form is None:
-        came = media_type(request)[:80] or "none"
-        raise UnsupportedMedia(f"Expected Content-Type {', '.join(FORMATS)}; got {came!r}.")
+        raise UnsupportedMedia(
+            f"Expected Content-Type {', '.join(FORMATS)} or {MULTIPART}; got {media[:80] or 'none'!r}."
+        )
     return form
 
 
-def body_limit(given: Services, form: str) -> int:
-    """Give how many bytes an upload of this form may have."""
+async def receive(request: Request, given: Services, path: Path) -> tuple[str, int]:
+    """Stream an uploaded table into a file; gives its form and its size in bytes.
+
+    Raises:
+        UnsupportedMedia, TooLarge, Malformed, Invalid, StorageFull: as `bodies.spool`.
+    """
     settings = given.settings
-    return min(settings.max_upload_bytes, settings.max_json_bytes) if form == "json" else settings.max_upload_bytes
+    said = media_type(request)
+    is_json = said != MULTIPART and form_of(said) == "json"
+    found = await spool(request, path, settings.json_bytes if is_json else settings.max_upload_bytes)
+    form = form_of(found.media_type)
+    if form == "json" and found.size_bytes > settings.json_bytes:
+        raise TooLarge(f"Expected JSON of at most {settings.json_bytes} bytes, got {found.size_bytes}.")
+    return form, found.size_bytes
 
 
 async def read(given: Services, raw: Path, form: str) -> Dataset | Parsed:
     """Parse a file, or give the data set of these very bytes. Stores nothing."""
     before = await asyncio.to_thread(lambda: given.rooms.datasets.find(sha256_of(raw), form))
-    return before or await given.ingest.parse(raw, form, raw.with_name("table"))
+    if before is not None and before.status == "ready":
+        return before
+    return await given.ingest.parse(raw, form, raw.with_name("table"))
 
 
 async def keep(
@@ -95,7 +128,8 @@ async def keep(
     summary="Upload a data set",
     responses=documented(
         *(400, 408, 413, 415, 422, 507), ok={"model": DatasetOut, "description": "These bytes were uploaded before."}
-    ),
+    )
+    | {202: {"model": DatasetOut, "description": "Stored; a large file is read afterwards: `status` says when."}},
     openapi_extra={"requestBody": UPLOAD_BODY},
 )
 async def upload(
@@ -104,18 +138,23 @@ async def upload(
     given: Given,
     name: Annotated[str | None, Query(min_length=1, max_length=200, description="A name for people.")] = None,
 ) -> Any:
-    """Send a table as the body: CSV with a header row, TSV, one of three JSON forms, or NPZ with `x` and `y`.
+    """Send a table as the body, or as the one part `file` of a form; `Content-Encoding: gzip` and `zstd` are read.
 
-    The kind of each column is inferred; `PATCH` corrects it. Equal bytes give the data set that is there.
+    CSV has a header row; JSON one of three forms; NPZ the arrays `x` and `y`. The kind of each column is inferred;
+    `PATCH` corrects it. Equal bytes give the data set that is there. A large file is stored and answered 202 with the
+    status `processing`; it becomes `ready` or `failed`.
     """
-    form = format_of(request)
     if name is not None and not name.isprintable():
         raise Invalid.at(("query", "name"), "Expected a name of printable characters.")
     with staging(given) as folder:
         raw = folder / "raw"
-        await spool(request, raw, body_limit(given, form))
-        dataset, is_new = await keep(given, await read(given, raw, form), raw, form, name)
-    response.status_code = 201 if is_new else 200
+        form, size = await receive(request, given, raw)
+        if size > given.settings.max_parsed_at_once_bytes:
+            dataset, is_new = await asyncio.to_thread(given.rooms.datasets.add_unread, name, form, raw)
+            given.intake.wake()
+        else:
+            dataset, is_new = await keep(given, await read(given, raw, form), raw, form, name)
+    response.status_code = 202 if dataset.status == "processing" else 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/datasets/{dataset.id}"
     return DatasetOut.of(dataset)
 
@@ -133,10 +172,10 @@ def get_dataset(id: Id, given: Given) -> Any:
     return DatasetOut.of(given.rooms.datasets.get(id))
 
 
-@router.get("/{id}/rows", response_model=RowsOut, summary="Get the first rows", responses=documented(404, 422))
+@router.get("/{id}/rows", response_model=RowsOut, summary="Get the first rows", responses=documented(404, 409, 422))
 def get_rows(id: Id, given: Given, limit: Limit = 50) -> Any:
     """Give the first rows as they were posted; missing cells are null."""
-    dataset = given.rooms.datasets.get(id)
+    dataset = given.rooms.datasets.get_ready(id)
     table = load(given.rooms.datasets.path(dataset.table_key), limit)
     cells = [column.cells(limit) for column in table.columns]
     return {"columns": table.names, "rows": [list(row) for row in zip(*cells, strict=True)]}
@@ -146,12 +185,12 @@ def get_rows(id: Id, given: Given, limit: Limit = 50) -> Any:
     "/{id}",
     response_model=DatasetOut,
     summary="Correct the kinds of columns",
-    responses=documented(400, 404, 408, 413, 415, 422, 507),
+    responses=documented(400, 404, 408, 409, 413, 415, 422, 507),
     openapi_extra=json_request(DatasetPatch),
 )
 async def patch_dataset(id: Id, body: Annotated[DatasetPatch, Depends(json_body(DatasetPatch))], given: Given) -> Any:
     """Read the uploaded bytes again with these kinds; jobs keep the kinds they were submitted with."""
-    dataset = await asyncio.to_thread(given.rooms.datasets.get, id)
+    dataset = await asyncio.to_thread(given.rooms.datasets.get_ready, id)
     known = {column["name"] for column in dataset.columns}
     for name, correction in body.columns.items():
         if name not in known:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from starlette.responses import FileResponse
 
-from app.api.deps import PUBLIC
+from app.api.access import PUBLIC
 from app.errors import NotFound
 
 #: for every page of our own; Swagger UI works under it, as it sets styles through the CSSOM only

@@ -15,19 +15,21 @@ from fastapi import Path as PathParameter
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import ValidationError
 
+from app.api.bodies import spool, staging
 from app.api.datasets import keep, read
-from app.api.deps import After, Given, Limit, ModelName, require_acceptable, require_json, spool, staging
+from app.api.deps import After, Given, Limit, ModelName, negotiate, require_json
 from app.api.problems import documented, invalid
-from app.api.schemas import EventPage, JobOut, JobPage
+from app.api.schemas import DryRun, EventPage, JobOut, JobPage
 from app.datasets import Dataset, Parsed
 from app.errors import Invalid, Overloaded
 from app.jobs import Job
 from app.learning.spec import TrainSpec
-from app.training import prepare
+from app.training import prepare, tell
 from app.wiring import Services, job_limits
 
 router = APIRouter(prefix="/api/v1", tags=["Jobs"])
 
+JSON = "application/json"
 MAX_WAIT_SECONDS = 60
 PING_SECONDS = 15.0
 #: a stream ends after this long; clients come back with Last-Event-ID
@@ -96,7 +98,10 @@ TRAIN_BODY: dict[str, Any] = {
     response_model=JobOut,
     summary="Train a model",
     tags=["Models"],
-    responses=documented(400, 404, 408, 409, 413, 415, 422, 429, 507),
+    responses=documented(
+        *(400, 404, 408, 409, 413, 415, 422, 429, 507),
+        ok={"model": DryRun, "description": "With `dry_run`: what the job would be."},
+    ),
     openapi_extra={"requestBody": TRAIN_BODY},
 )
 async def train(
@@ -108,23 +113,28 @@ async def train(
         str | None,
         Header(min_length=1, max_length=255, description="The same key and body give the same job for 24 hours."),
     ] = None,
+    dry_run: Annotated[bool, Query(description="Only tell what the job would be; nothing is stored.")] = False,
 ) -> Any:
     """Queue a training job on a data set, or on data in the body; it becomes the model's next version.
 
-    Every hyper-parameter is a value or `"auto"`; the job shows the resolved one.
+    Every hyper-parameter is a value or `"auto"`; the job shows the resolved one. `dry_run` answers 200 with the
+    resolved specification, the columns and classes, what looks odd, and an estimate of time and memory.
     """
     require_json(request)
     with staging(given) as folder:
         body = folder / "body"
-        await spool(request, body, given.settings.max_json_bytes)
+        await spool(request, body, given.settings.json_bytes)
         digest = await asyncio.to_thread(_digest, name, body)
         job = None
-        if idempotency_key is not None:
+        if idempotency_key is not None and not dry_run:
             job = await asyncio.to_thread(given.rooms.jobs.find_submitted, idempotency_key, digest)
-        if job is None:
+        if job is None or dry_run:
             data = folder / "data"
             spec, table = await _read(given, body, data)
             prepared = await asyncio.to_thread(prepare, given.rooms, table, spec, job_limits(given.settings))
+            if dry_run:
+                told = await asyncio.to_thread(tell, given.rooms, table, prepared)
+                return Response(DryRun.model_validate(told).model_dump_json(by_alias=True), media_type=JSON)
             await asyncio.to_thread(given.rooms.jobs.check_queue)
             dataset, _ = await keep(given, table, data, "json", None)
             new = prepared.job(name, dataset)
@@ -151,7 +161,7 @@ async def _read(given: Services, body: Path, data: Path) -> tuple[TrainSpec, Dat
         return spec, await read(given, data, "json")
     if not isinstance(dataset_id, str):
         raise Invalid.at(("dataset",), "Expected dataset to be an id.")
-    return spec, await asyncio.to_thread(given.rooms.datasets.get, dataset_id)
+    return spec, await asyncio.to_thread(given.rooms.datasets.get_ready, dataset_id)
 
 
 @router.get("/jobs", response_model=JobPage, summary="List jobs", responses=documented(422))
@@ -186,7 +196,7 @@ async def get_job(
 
 async def _place(request: Request, given: Given) -> AsyncIterator[bool]:
     """Take one of the places for streams if the request asks for one, until its answer has ended."""
-    if "text/event-stream" not in request.headers.get("accept", "").lower():
+    if negotiate(request, (JSON, "text/event-stream")) == JSON:
         yield False
         return
     if given.open_streams >= given.settings.max_streams:
@@ -212,7 +222,6 @@ async def _place(request: Request, given: Given) -> AsyncIterator[bool]:
 )
 async def get_events(
     id: Id,
-    request: Request,
     given: Given,
     is_stream: Annotated[bool, Depends(_place)],
     limit: Limit = 50,
@@ -224,7 +233,6 @@ async def get_events(
     The stream closes after the event that ends the job.
     """
     job = await asyncio.to_thread(given.rooms.jobs.get, id)
-    require_acceptable(request, "application/json", "text/event-stream")
     if is_stream:
         seen = after if last_event_id is None else last_event_id
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

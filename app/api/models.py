@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Path as PathParameter
 
-from app.api.deps import After, Given, Limit, ModelName, Number, json_body, json_request, staging
+from app.api.bodies import staging
+from app.api.deps import After, Given, Limit, ModelName, Number, json_body, json_request
 from app.api.problems import documented
-from app.api.schemas import AliasIn, ModelOut, ModelPage, VersionOut
-from app.export import export_version
+from app.api.schemas import AliasHistory, AliasIn, ModelOut, ModelPage, VersionOut
+from app.api.version_document import describe
+from app.errors import Conflict, Corrupt
+from app.export import Form, export_version
+from app.registry import Ref
 
 router = APIRouter(prefix="/api/v1/models", tags=["Models"])
 
@@ -43,8 +47,12 @@ def delete_model(name: ModelName, given: Given) -> None:
 
 @router.get("/{name}/versions/{n}", response_model=VersionOut, summary="Get a version", responses=documented(404, 422))
 def get_version(name: ModelName, n: Number, given: Given) -> Any:
-    """Give a version: its inputs, classes, specification, figures and history. It never changes."""
-    return VersionOut.of(given.rooms.registry.get_version(name, n))
+    """Give a version: its inputs, classes, specification, figures and history. It never changes.
+
+    Its status is `failed_load` where its stored files were found to be damaged.
+    """
+    version = given.rooms.registry.get_version(name, n)
+    return VersionOut.of(version, is_broken=given.inference.is_broken(version))
 
 
 @router.delete(
@@ -76,9 +84,12 @@ async def get_export(
     name: ModelName,
     n: Number,
     given: Given,
-    format: Annotated[Literal["keras", "weights"], Query(description="What to write.")],
+    format: Annotated[Form, Query(description="What to write.")],
 ) -> Response:
-    """Give a zip: `model.keras` or `weights.safetensors`, with `encoder.json` and a card that says what goes in."""
+    """Give a zip: the model in another program's format, `encoder.json`, and a card that says what goes in.
+
+    `saved_model` unpacks to a folder that TensorFlow Serving serves as it is.
+    """
     version = await asyncio.to_thread(given.rooms.registry.get_version, name, n)
     artifact = await asyncio.to_thread(given.rooms.registry.load, version)
     with staging(given) as folder:
@@ -92,13 +103,17 @@ async def get_export(
     "/{name}/aliases/{alias}",
     response_model=ModelOut,
     summary="Point an alias at a version",
-    responses=documented(400, 404, 408, 413, 415, 422),
+    responses=documented(400, 404, 408, 409, 413, 415, 422),
     openapi_extra=json_request(AliasIn),
 )
 def put_alias(
     name: ModelName, alias: Alias, body: Annotated[AliasIn, Depends(json_body(AliasIn))], given: Given
 ) -> Any:
-    """Move an alias; `default` is what the bare name means."""
+    """Move an alias; `default` is what the bare name means. The version is loaded first; one that cannot be is 409."""
+    try:
+        given.inference.get(Ref(name, body.version, ""))
+    except Corrupt as error:
+        raise Conflict(f"Expected a version that can be loaded: {error.message}") from error
     return ModelOut.of(given.rooms.registry.set_alias(name, alias, body.version))
 
 
@@ -112,3 +127,44 @@ def put_alias(
 def delete_alias(name: ModelName, alias: Alias, given: Given) -> None:
     """Remove an alias; its version stays."""
     given.rooms.registry.delete_alias(name, alias)
+
+
+@router.get(
+    "/{name}/aliases/{alias}/history",
+    response_model=AliasHistory,
+    summary="Get an alias's history",
+    responses=documented(404, 422),
+)
+def get_alias_history(
+    name: ModelName,
+    alias: Alias,
+    given: Given,
+    limit: Limit = 50,
+    after: Annotated[int | None, Query(ge=1, le=2**53, description="The `next` of the page before.")] = None,
+) -> Any:
+    """Give every move of an alias, newest first: to which version, when, and why."""
+    moves, following = given.rooms.registry.history(name, alias, limit, after)
+    items = [{"version": move.version, "reason": move.reason, "at": move.at} for move in moves]
+    return {"items": items, "next": None if following is None else str(following)}
+
+
+@router.post(
+    "/{name}/aliases/{alias}/rollback",
+    response_model=ModelOut,
+    summary="Roll an alias back",
+    responses=documented(404, 409, 422),
+)
+def rollback_alias(name: ModelName, alias: Alias, given: Given) -> Any:
+    """Point an alias back at the version before; deleted versions are passed over. Twice goes back twice."""
+    return ModelOut.of(given.rooms.registry.rollback(name, alias))
+
+
+@router.get(
+    "/{name}/versions/{n}/openapi.json",
+    summary="Get a version's own OpenAPI document",
+    responses=documented(404, 422),
+)
+def get_version_document(name: ModelName, n: Number, given: Given) -> dict[str, Any]:
+    """Give an OpenAPI document with this version's real columns, categories, classes, and an example that works."""
+    version = given.rooms.registry.get_version(name, n)
+    return describe(version, given.rooms.registry.load(version).golden["records"][0])

@@ -13,7 +13,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from app import __version__
-from app.api.deps import PUBLIC, Given
+from app.api.access import PUBLIC
+from app.api.deps import Given
 from app.api.problems import documented
 from app.errors import NotReady, Unavailable
 from app.wiring import Services

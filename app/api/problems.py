@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -77,11 +77,17 @@ def documented(
 
     Every route may answer 403 and 503, and 401 where it is not public; none answers 500 by contract.
     """
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     answers: dict[int | str, dict[str, Any]] = {} if ok is None else {200: ok}
-    for status in sorted({*statuses, 403, 503} | (set() if is_public else {401})):
-        answers[status] = {"description": HTTPStatus(status).phrase, "content": content}
-    return answers
+    return answers | _told({*statuses, 403, 503} | (set() if is_public else {401}))
+
+
+def _told(statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
+
+
+#: what every route may answer that is more than a look
+DISK_FULL = _told([507])
 
 
 def problem(

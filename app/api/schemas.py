@@ -2,16 +2,94 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.datasets import Dataset
 from app.jobs import Job
+from app.keys import Scope
 from app.learning.table import Kind
 from app.registry import Model, Version
 
 Label = bool | int | float | str
+
+
+#: what answers look like, for the documentation page
+_DATASET: dict[str, Any] = {
+    "id": "ds_0193a5c2f1b07d2c9f1e3a5b7c9d",
+    "name": "penguins.csv",
+    "status": "ready",
+    "format": "csv",
+    "rows": 344,
+    "size_bytes": 13478,
+    "sha256": "9f2c" * 16,
+    "columns": [
+        {
+            "name": "island",
+            "kind": "categorical",
+            "missing": 0,
+            "unique": 3,
+            "min": None,
+            "max": None,
+            "mean": None,
+            "std": None,
+            "top": [["Biscoe", 168], ["Dream", 124], ["Torgersen", 52]],
+            "warnings": [],
+        }
+    ],
+    "warnings": [],
+    "error": None,
+    "created_at": "2026-11-24T09:29:58.120Z",
+}
+_JOB: dict[str, Any] = {
+    "id": "job_0193a5c2f1b07d2c9f1e3a5b7c9d",
+    "kind": "train",
+    "model": "penguins",
+    "status": "running",
+    "terminal": False,
+    "queue_position": None,
+    "attempt": 1,
+    "device": "cpu",
+    "spec": {"target": "species", "fit": {"epochs": 100, "batch_size": 32}},
+    "dataset": "ds_0193a5c2f1b07d2c9f1e3a5b7c9d",
+    "progress": {"epoch": 20, "epochs": 100, "step": 180, "steps": 900, "fraction": 0.2, "eta_seconds": 4.1},
+    "metrics": {"loss": 0.31, "accuracy": 0.94, "val_loss": 0.33, "val_accuracy": 0.93},
+    "version": None,
+    "error": None,
+    "created_at": "2026-11-24T09:30:00.000Z",
+    "started_at": "2026-11-24T09:30:01.250Z",
+    "finished_at": None,
+}
+_MODEL: dict[str, Any] = {
+    "name": "penguins",
+    "default_version": 1,
+    "latest_version": 1,
+    "versions": [
+        {
+            "version": 1,
+            "job": "job_0193a5c2f1b07d2c9f1e3a5b7c9d",
+            "metrics": {"train": {"loss": 0.02, "accuracy": 0.99}, "validation": {"loss": 0.04, "accuracy": 0.99}},
+            "parameters": 771,
+            "created_at": "2026-11-24T09:30:09.002Z",
+        }
+    ],
+    "aliases": {"default": 1, "champion": 1},
+    "created_at": "2026-11-24T09:30:09.002Z",
+}
+_PREDICTION: dict[str, Any] = {
+    "model": "penguins",
+    "version": 1,
+    "classes": ["Adelie", "Gentoo"],
+    "predictions": ["Adelie", "Gentoo"],
+    "probabilities": [[0.97, 0.03], [0.01, 0.99]],
+    "warnings": [{"row": 1, "column": "weight", "code": "imputed"}],
+    "warnings_total": 1,
+}
+
+
+def _example(document: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [document]})
 
 
 class ColumnOut(BaseModel):
@@ -29,24 +107,34 @@ class ColumnOut(BaseModel):
     warnings: list[str]
 
 
+class DatasetError(BaseModel):
+    """Why a data set could not be read."""
+
+    code: str
+    message: str
+
+
 class DatasetOut(BaseModel):
     """A data set."""
 
+    model_config = _example(_DATASET)
     id: str = Field(examples=["ds_0193a5c2f1b07d2c9f1e3a5b7c9d"])
     name: str | None
     status: Literal["processing", "ready", "failed"]
     format: str
-    rows: int
+    rows: int | None = Field(description="Null until the data set is ready.")
     size_bytes: int
     sha256: str
     columns: list[ColumnOut]
     warnings: list[str]
+    error: DatasetError | None = Field(description="Why a data set failed.")
     created_at: str
 
     @classmethod
     def of(cls, dataset: Dataset) -> dict[str, Any]:
         """Give a data set as its document."""
-        return {name: getattr(dataset, name) for name in cls.model_fields}
+        shown = {name: getattr(dataset, name) for name in cls.model_fields}
+        return shown if dataset.status == "ready" else {**shown, "rows": None}
 
 
 class DatasetPage(BaseModel):
@@ -90,6 +178,7 @@ class JobError(BaseModel):
 class JobOut(BaseModel):
     """A job."""
 
+    model_config = _example(_JOB)
     id: str = Field(examples=["job_0193a5c2f1b07d2c9f1e3a5b7c9d"])
     kind: Literal["train", "evaluate", "predict", "export"]
     model: str
@@ -170,13 +259,13 @@ class VersionOut(BaseModel):
     created_at: str
 
     @classmethod
-    def of(cls, version: Version) -> dict[str, Any]:
-        """Give a version as its document."""
+    def of(cls, version: Version, *, is_broken: bool) -> dict[str, Any]:
+        """Give a version as its document; a broken one could not be loaded."""
         own = {
             "model": version.model,
             "version": version.version,
             "job": version.job_id,
-            "status": "ready",
+            "status": "failed_load" if is_broken else "ready",
             "sha256": version.sha256,
             "created_at": version.created_at,
         }
@@ -196,6 +285,7 @@ class VersionBrief(BaseModel):
 class ModelOut(BaseModel):
     """A model: its versions, newest first, and its aliases."""
 
+    model_config = _example(_MODEL)
     name: str
     default_version: int | None
     latest_version: int
@@ -227,11 +317,90 @@ class ModelPage(BaseModel):
     next: str | None
 
 
+class KeyIn(BaseModel):
+    """A key to make."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "shop front end", "scopes": ["predict"]}]}
+    )
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(None, description="A name for people.")
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
+
+
+class KeyOut(BaseModel):
+    """A stored key, without the key itself."""
+
+    model_config = ConfigDict(from_attributes=True)
+    id: str
+    name: str | None
+    scopes: list[Scope]
+    created_at: str
+
+
+class KeyMade(KeyOut):
+    """A new key; it is shown this once."""
+
+    key: str
+
+
+class KeyPage(BaseModel):
+    """A page of the stored keys, newest first."""
+
+    items: list[KeyOut]
+    next: str | None
+
+
 class AliasIn(BaseModel):
     """Where an alias points."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"version": 1}]})
     version: int = Field(ge=1, le=2**31 - 1)
+
+
+class AliasMove(BaseModel):
+    """One move of an alias; the version is null where the alias was removed."""
+
+    version: int | None
+    reason: Literal["set", "promoted", "rollback", "deleted"]
+    at: str
+
+
+class AliasHistory(BaseModel):
+    """A page of an alias's moves, newest first."""
+
+    items: list[AliasMove]
+    next: str | None
+
+
+class ClassCount(BaseModel):
+    """A class of the target, and its rows."""
+
+    model_config = ConfigDict(populate_by_name=True)
+    label: Label = Field(alias="class")
+    rows: int
+
+
+class Estimate(BaseModel):
+    """What a job will take on one CPU core, roughly, and where early stopping does not end it before."""
+
+    seconds: float
+    memory_bytes: int
+    steps: int
+
+
+class DryRun(BaseModel):
+    """What a training job would be; nothing of it is stored."""
+
+    spec: dict[str, Any] = Field(description="The specification with every `auto` resolved.")
+    rows: int
+    columns: list[ColumnOut]
+    target: str
+    features: list[str]
+    classes: list[ClassCount]
+    warnings: list[str]
+    encoded_features: int
+    parameters: int
+    estimate: Estimate
 
 
 class ClassFigures(BaseModel):
@@ -252,6 +421,18 @@ class ConfusionMatrix(BaseModel):
     counts: list[list[int]]
 
 
+class SliceFigures(BaseModel):
+    """The figures of the rows that have one value in a column; null for those that have none."""
+
+    value: Label | None
+    rows: int
+    loss: float | None
+    accuracy: float | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    log_loss: float | None
+
+
 class Evaluation(BaseModel):
     """How well a version does on labelled rows; `loss` and `accuracy` are what Keras's `evaluate` gives."""
 
@@ -270,16 +451,18 @@ class Evaluation(BaseModel):
     per_class: list[ClassFigures]
     confusion_matrix: ConfusionMatrix
     calibration: dict[str, Any]
+    slices: list[SliceFigures] | None = Field(None, description="With `by`: the figures of each value of that column.")
 
 
 class PredictionOut(BaseModel):
-    """Predictions, one for each row; with `top_k`, `top` comes in place of `probabilities`."""
+    """Predictions, one for each row, null for a bad one; with `top_k`, `top` comes in place of `probabilities`."""
 
+    model_config = _example(_PREDICTION)
     model: str
     version: int
     classes: list[Label]
-    predictions: list[Label]
-    probabilities: list[list[float]] | None = None
-    top: list[list[dict[str, Any]]] | None = None
+    predictions: list[Label | None]
+    probabilities: list[list[float | None] | None] | None = None
+    top: list[list[dict[str, Any]] | None] | None = None
     warnings: list[dict[str, Any]]
     warnings_total: int

@@ -5,18 +5,19 @@ Imputes and scales in float64 and gives float32. Its state is plain JSON. Knows 
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import Fault, Invalid
-from app.learning.table import MISSING, Column, Table
+from app.errors import FAULT_LIMIT, Fault, Invalid
+from app.learning.table import BLANKS, MISSING, Column, Table
 
 MAX_WARNINGS = 100
 UNSEEN = -2
@@ -72,13 +73,74 @@ class Input:
         return {_meaning(text): i for i, text in enumerate(self.categories)}
 
 
+NoteCode = Literal["unseen_category", "imputed", "out_of_range", "unknown_column", "invalid"]
+
+
 @dataclass(frozen=True)
 class Note:
     """A warning about one cell."""
 
     row: int
     column: str
-    code: Literal["unseen_category", "imputed", "out_of_range", "unknown_column"]
+    code: NoteCode
+
+
+class Notes:
+    """Warnings in order of rows; kept by column as indices of rows, for a few MB of rows can give millions."""
+
+    def __init__(self) -> None:
+        self._groups: list[tuple[str, NoteCode, NDArray[np.int32]]] = []
+
+    def add(self, column: str, code: NoteCode, rows: NDArray[Any]) -> None:
+        """Add a warning about a column in each of these rows, which ascend."""
+        if len(rows):
+            self._groups.append((column, code, rows.astype(np.int32)))
+
+    def extend(self, other: Notes) -> None:
+        """Add another's warnings."""
+        self._groups += other._groups
+
+    def without(self, is_bad: NDArray[np.bool_]) -> Notes:
+        """Give those of the other rows."""
+        kept = Notes()
+        for column, code, rows in self._groups:
+            kept.add(column, code, rows[~is_bad[rows]])
+        return kept
+
+    def mark(self, is_noted: NDArray[np.bool_]) -> None:
+        """Set the rows that have a warning."""
+        for _, _, rows in self._groups:
+            is_noted[rows] = True
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, _, rows in self._groups)
+
+    def __iter__(self) -> Iterator[Note]:
+        groups = (self._each(*group) for group in self._groups)
+        return heapq.merge(*groups, key=lambda note: note.row)
+
+    @staticmethod
+    def _each(column: str, code: NoteCode, rows: NDArray[np.int32]) -> Iterator[Note]:
+        return (Note(int(row), column, code) for row in rows)
+
+
+class Faults:
+    """What is wrong with rows: the first of each column in words, and all of them as warnings."""
+
+    def __init__(self) -> None:
+        self.notes = Notes()
+        self._first: list[Fault] = []
+
+    def add(self, column: str, rows: NDArray[Any], message: Callable[[int], str], code: str) -> None:
+        """Add a fault in each of these rows, which ascend; `message` gives its words for a row."""
+        self.notes.add(column, "invalid", rows)
+        self._first += [Fault((row, column), message(row), code) for row in rows[:FAULT_LIMIT].tolist()]
+
+    def check(self) -> None:
+        """Raise `Invalid` where there is one, the first rows first."""
+        if self._first:
+            faults = sorted(self._first, key=lambda fault: int(fault.loc[0]))
+            raise Invalid(faults[0].message, faults)
 
 
 @dataclass(frozen=True)
@@ -103,13 +165,19 @@ class Encoder:
             _READERS[each["kind"]]
         return cls(tuple(Input(**{**each, "categories": tuple(each["categories"])}) for each in document))
 
-    def encode(self, cells: Mapping[str, NDArray[Any]], notes: list[Note] | None = None) -> NDArray[np.float32]:
+    def encode(
+        self,
+        cells: Mapping[str, NDArray[Any]],
+        notes: Notes | None = None,
+        faults: Faults | None = None,
+    ) -> NDArray[np.float32]:
         """Encode n rows.
 
         Args:
             cells: for each input its n cells: float (n,) with NaN for missing; for a categorical one codes
                 int (n,) into its `categories`, -1 missing, -2 unseen.
             notes: where given, gets a warning for each odd cell.
+            faults: where given, gets what is wrong with each row, which is then encoded as zeros; else that raises.
 
         Returns:
             float32 (n, d).
@@ -117,25 +185,27 @@ class Encoder:
         Raises:
             Invalid: a missing value in an input that refuses it, or a number beyond float32; says where.
         """
+        found = faults or Faults()
         n = len(next(iter(cells.values())))
         x = np.zeros((n, self.width), np.float32)
         at = 0
         for each in self.inputs:
             values = cells[each.name]
             is_missing = values == -1 if each.kind == "categorical" else np.isnan(values)
-            if each.missing == "error" and is_missing.any():
-                row = int(is_missing.argmax())
-                raise Invalid.at((row, each.name), f"Expected a value in column {each.name!r}, got none in row {row}.")
+            if each.missing == "error":
+                found.add(each.name, np.flatnonzero(is_missing), partial(_no_value, each), "missing")
             if each.kind == "categorical":
                 rows = np.flatnonzero(values >= 0)
                 x[rows, at + values[rows]] = 1.0
             else:
-                x[:, at] = _scaled(each, values, is_missing)
+                x[:, at] = _scaled(each, values, is_missing, found)
             if each.marks_missing:
                 x[:, at + each.width - 1] = is_missing
             if notes is not None:
                 _note(notes, each, values, is_missing)
             at += each.width
+        if faults is None:
+            found.check()
         return x
 
 
@@ -183,30 +253,30 @@ def _fit_input(column: Column, rows: NDArray[np.intp], scaling: str, encoding: s
     return Input(column.name, "numeric", missing, marks, impute, mean, scale, low, high)
 
 
-def _scaled(each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _no_value(each: Input, row: int) -> str:
+    return f"Expected a value in column {each.name!r}, got none in row {row}."
+
+
+def _too_large(each: Input, row: int) -> str:
+    return f"Expected numbers within float32 in column {each.name!r} after scaling, got a larger one in row {row}."
+
+
+def _scaled(each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_], faults: Faults) -> NDArray[np.float64]:
     numbers = np.where(is_missing, each.impute, values.astype(np.float64))
     with np.errstate(over="ignore"):
         numbers = (numbers - each.mean) / each.scale
     beyond = ~(np.abs(numbers) <= _FLOAT32_MAX)
-    if beyond.any():
-        row = int(beyond.argmax())
-        raise Invalid.at(
-            (row, each.name),
-            f"Expected numbers within float32 in column {each.name!r} after scaling, got a larger one in row {row}.",
-        )
+    faults.add(each.name, np.flatnonzero(beyond), partial(_too_large, each), "out_of_range")
+    numbers[beyond] = 0.0
     return numbers
 
 
-def _note(notes: list[Note], each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_]) -> None:
-    kinds: list[tuple[NDArray[np.bool_], Literal["imputed", "unseen_category", "out_of_range"]]] = [
-        (is_missing, "imputed")
-    ]
+def _note(notes: Notes, each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_]) -> None:
+    notes.add(each.name, "imputed", np.flatnonzero(is_missing))
     if each.kind == "categorical":
-        kinds.append((values == UNSEEN, "unseen_category"))
+        notes.add(each.name, "unseen_category", np.flatnonzero(values == UNSEEN))
     elif each.kind == "numeric":
-        kinds.append(((values < each.low) | (values > each.high), "out_of_range"))
-    for where, code in kinds:
-        notes.extend(Note(int(row), each.name, code) for row in np.flatnonzero(where).tolist())
+        notes.add(each.name, "out_of_range", np.flatnonzero((values < each.low) | (values > each.high)))
 
 
 def table_cells(encoder: Encoder, table: Table) -> dict[str, NDArray[Any]]:
@@ -231,8 +301,11 @@ def table_cells(encoder: Encoder, table: Table) -> dict[str, NDArray[Any]]:
     return cells
 
 
-def read_cells(each: Input, values: Sequence[Any]) -> NDArray[Any]:
-    """Read the posted values of one column: numbers, texts, booleans or None.
+def read_cells(each: Input, values: Sequence[Any] | NDArray[Any], faults: Faults | None = None) -> NDArray[Any]:
+    """Read the posted values of one column: numbers, texts, booleans or None; or an array of numbers, NaN missing.
+
+    Args:
+        faults: where given, gets each value of the wrong type, which then reads as 0; else that raises.
 
     Returns:
         float64 (n,) with NaN for missing, or codes int32 (n,) for a categorical input.
@@ -240,19 +313,46 @@ def read_cells(each: Input, values: Sequence[Any]) -> NDArray[Any]:
     Raises:
         Invalid: a value of the wrong type; says row and column, for at most 20 rows.
     """
-    faults: list[Fault] = []
+    found = faults or Faults()
+    if not isinstance(values, np.ndarray):
+        cells = _read_values(each, values, found)
+    elif each.kind == "numeric" and values.dtype.kind != "b":
+        cells = _read_array(each, values, found)
+    else:
+        cells = _read_values(each, [None if value != value else value for value in values.tolist()], found)
+    if faults is None:
+        found.check()
+    return cells
+
+
+def _read_values(each: Input, values: Sequence[Any], faults: Faults) -> NDArray[Any]:
     read = _READERS[each.kind](each)
     cells: list[Any] = []
+    bad: list[int] = []
     for row, value in enumerate(values):
         cell = read(value)
         if cell is None:
-            message = f"Expected {_EXPECTED[each.kind]} in column {each.name!r}, got {_came(value)} in row {row}."
-            faults.append(Fault((row, each.name), message, "wrong_type"))
+            bad.append(row)
             cell = 0
         cells.append(cell)
-    if faults:
-        raise Invalid(faults[0].message, faults)
+    _refuse(faults, each, np.array(bad, np.intp), values)
     return np.array(cells, np.int32 if each.kind == "categorical" else np.float64)
+
+
+def _read_array(each: Input, values: NDArray[Any], faults: Faults) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float64)
+    infinite = np.flatnonzero(np.isinf(numbers))
+    _refuse(faults, each, infinite, numbers)
+    numbers[infinite] = 0.0
+    return numbers
+
+
+def _refuse(faults: Faults, each: Input, rows: NDArray[np.intp], values: Sequence[Any] | NDArray[Any]) -> None:
+    def message(row: int) -> str:
+        return f"Expected {_EXPECTED[each.kind]} in column {each.name!r}, got {_came(values[row])} in row {row}."
+
+    faults.add(each.name, rows, message, "wrong_type")
 
 
 def _absent(each: Input, rows: int) -> NDArray[Any]:
@@ -261,10 +361,22 @@ def _absent(each: Input, rows: int) -> NDArray[Any]:
     return np.full(rows, -1, np.int32) if each.kind == "categorical" else np.full(rows, np.nan)
 
 
-def records_cells(encoder: Encoder, columns: Mapping[str, Sequence[Any]], rows: int) -> dict[str, NDArray[Any]]:
-    """Read posted columns of n values each in an encoder's terms; absent ones are missing throughout."""
+def records_cells(
+    encoder: Encoder,
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]],
+    rows: int,
+    faults: Faults | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Read posted columns of n values each in an encoder's terms; absent ones are missing throughout.
+
+    Args:
+        faults: as in `read_cells`.
+
+    Raises:
+        Invalid: a column is absent that the encoder does not impute; or as `read_cells`.
+    """
     return {
-        each.name: read_cells(each, columns[each.name]) if each.name in columns else _absent(each, rows)
+        each.name: read_cells(each, columns[each.name], faults) if each.name in columns else _absent(each, rows)
         for each in encoder.inputs
     }
 
@@ -276,7 +388,7 @@ def _numeric_reader(_each: Input) -> Callable[[Any], float | None]:
         if value is None:
             return np.nan
         if type(value) is str:
-            text = value.strip()
+            text = value.strip(BLANKS)
             if text in MISSING:
                 return np.nan
             if _NUMBER.match(text) and abs(number := float(text)) != np.inf:
@@ -293,8 +405,10 @@ def _boolean_reader(_each: Input) -> Callable[[Any], float | None]:
         if value is None:
             return np.nan
         if type(value) is str:
-            text = value.strip()
-            return np.nan if text in MISSING else {"true": 1.0, "false": 0.0}.get(text.lower())
+            text = value.strip(BLANKS)
+            if not _NUMBER.match(text):
+                return np.nan if text in MISSING else {"true": 1.0, "false": 0.0}.get(text.lower())
+            value = float(text)
         return float(value) if value in (0, 1) and type(value) in (int, float) else None
 
     return read
@@ -303,12 +417,13 @@ def _boolean_reader(_each: Input) -> Callable[[Any], float | None]:
 def _categorical_reader(each: Input) -> Callable[[Any], int | None]:
     def read(value: Any) -> int | None:
         if type(value) is str:
-            return each.code(value.strip())
+            return each.code(value.strip(BLANKS))
         if value is None:
             return -1
         if type(value) is bool:
             return each.code("true" if value else "false")
-        return each.code(str(value)) if type(value) in (int, float) else None
+        # an infinite number is refused in every column, as it is in a table
+        return each.code(str(value)) if type(value) is int or (type(value) is float and math.isfinite(value)) else None
 
     return read
 
@@ -329,5 +444,7 @@ _EXPECTED = {"numeric": "a finite number", "boolean": "true or false", "categori
 
 
 def _came(value: Any) -> str:
+    if isinstance(value, float) and math.isinf(value):
+        return "an infinite one"
     names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", float: "a number", int: "a number"}
     return names.get(type(value), "another value")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning import metrics
-from app.learning.network import Activation, Architecture, BatchNorm, Dense, Dropout, Weights
+from app.learning.network import Activation, Architecture, BatchNorm, Dense, Dropout, Rescaling, Weights
 from app.learning.spec import EarlyStopping, TrainSpec
 
 #: at most so many progress events a second within an epoch
@@ -86,6 +86,7 @@ def fit(
     validation: Examples | None,
     class_weights: dict[int, float] | None,
     emit: Emit,
+    start: Weights | None = None,
 ) -> Fitted:
     """Fit a dense softmax classifier by mini-batch stochastic gradient descent.
 
@@ -93,6 +94,7 @@ def fit(
         spec: resolved, without any "auto".
         class_weights: weight of each class index in the loss, or None.
         emit: gets `progress` and `epoch` events.
+        start: weights to start from, by the names of `Architecture.shapes`; default fresh ones.
 
     Raises:
         Diverged: the loss became NaN or infinite.
@@ -105,6 +107,8 @@ def fit(
 
         tf.config.experimental.enable_op_determinism()
     model = build(architecture, seed=spec.fit.seed)
+    if start is not None:
+        model.set_weights([start[name] for name in architecture.shapes()])
     classes = architecture.shapes()[f"{len(architecture.parts) - 1}.bias"][0]
     steps = math.ceil(len(train.x) / int(spec.fit.batch_size))
     model.compile(
@@ -276,23 +280,44 @@ class KerasRuntime:
             return network_logits(self._model, x)
 
 
-def save_keras(architecture: Architecture, weights: Weights, offset: Any, scale: Any, path: str) -> None:
-    """Write a `.keras` file; with `offset` and `scale` (d,) it takes raw numbers and scales them itself."""
+def save(form: str, architecture: Architecture, weights: Weights, rescaling: Rescaling | None, path: str) -> None:
+    """Write a network as a file of another program's.
+
+    Args:
+        form: "keras" (a `.keras` file), "saved_model" (a folder) or "litert" (a `.tflite` file).
+        rescaling: what the raw numbers are scaled by inside the file; None where it takes encoded rows.
+    """
     inner = build(architecture)
     inner.set_weights([weights[name] for name in architecture.shapes()])
     model = inner
-    if scale is not None:
-        model = keras.Sequential(
-            [keras.Input((architecture.inputs,)), keras.layers.Rescaling(scale, offset), *inner.layers]
-        )
-    model.save(path)
+    if rescaling is not None:
+        first = keras.layers.Rescaling(rescaling.scale, rescaling.offset)
+        model = keras.Sequential([keras.Input((architecture.inputs,)), first, *inner.layers])
+    if form == "keras":
+        model.save(path)
+    else:
+        model.export(path, format={"saved_model": "tf_saved_model"}.get(form, form), verbose=False)
 
 
-def predict_file(path: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Read back a `.keras` file that this process has just written, and predict with it."""
-    model = keras.models.load_model(path, compile=False)
-    found: NDArray[np.float32] = keras.ops.convert_to_numpy(model(x, training=False))
-    return found
+def predict_file(form: str, path: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Read back what `save` has just written in this process, and predict with it: float32 (n, d) to (n, k)."""
+    if form == "keras":
+        model = keras.models.load_model(path, compile=False)
+        out: NDArray[np.float32] = keras.ops.convert_to_numpy(model(x, training=False))
+        return out
+    import tensorflow as tf
+
+    if form == "saved_model":
+        served = tf.saved_model.load(path).signatures["serving_default"]
+        (answer,) = served(tf.constant(x)).values()
+        return np.asarray(answer)
+    interpreter = tf.lite.Interpreter(path)
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], x)
+    interpreter.invoke()
+    return np.asarray(interpreter.get_tensor(wanted["index"]))
 
 
 def environment() -> dict[str, str]:

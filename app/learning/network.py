@@ -56,6 +56,14 @@ class Dropout:
     type: Literal["dropout"] = "dropout"
 
 
+@dataclass(frozen=True)
+class Rescaling:
+    """`x * scale + offset`, float64 (d,) each, ahead of a network that is exported; in the file it is float32."""
+
+    scale: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+
 Part = Dense | BatchNorm | Activation | Dropout
 _PARTS: dict[str, type[Part]] = {"dense": Dense, "batch_norm": BatchNorm, "activation": Activation, "dropout": Dropout}
 
@@ -153,7 +161,7 @@ class OnnxRuntime:
         return out  # type: ignore[no-any-return]
 
 
-def to_onnx(architecture: Architecture, weights: Weights) -> bytes:
+def to_onnx(architecture: Architecture, weights: Weights, rescaling: Rescaling | None = None) -> bytes:
     """Write a network as an ONNX model: input `x` (n, d), outputs `logits` and `probabilities` (n, k)."""
     # imported here: a process that has no version to load is smaller and starts sooner without it
     from onnx import TensorProto, helper, numpy_helper
@@ -174,6 +182,10 @@ def to_onnx(architecture: Architecture, weights: Weights) -> bytes:
         attributes = {"alpha": LEAKY_RELU_SLOPE} if name == "leaky_relu" else {}
         return add(_ONNX[name], [at], f"{i}.out", **attributes)
 
+    if rescaling is not None:
+        for name, value in (("scale", rescaling.scale), ("offset", rescaling.offset)):
+            tensors.append(numpy_helper.from_array(value.astype(np.float32), name))
+        at = add("Add", [add("Mul", [at, "scale"], "scaled"), "offset"], "rescaled")
     last = len(architecture.parts) - 1
     for i, part in enumerate(architecture.parts):
         if isinstance(part, Dense):
@@ -191,6 +203,12 @@ def to_onnx(architecture: Architecture, weights: Weights) -> bytes:
     opset = [helper.make_opsetid("", _OPSET)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)
     return bytes(model.SerializeToString())
+
+
+def run_onnx(model: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute the probabilities (n, k) of an ONNX model that `to_onnx` wrote, on the CPU."""
+    (out,) = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(["probabilities"], {"x": x})
+    return out  # type: ignore[no-any-return]
 
 
 _ONNX = {

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import Invalid, TooLarge
 
@@ -24,6 +23,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
+#: what a caller calls a version: `name`, `name@3` or `name@alias`
+REF_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(@[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$"
 #: the rates that suit standardised inputs and momentum at batch 32
 AUTO_LEARNING_RATE = 0.02
 AUTO_MOMENTUM = 0.9
@@ -118,17 +119,13 @@ class TrainSpec(_Part):
     network: Network = Network()
     optimizer: Optimizer = Optimizer()
     fit: Fit = Fit()
-    start_from: str | None = Field(None, description="A version to start from; not in this release.")
+    start_from: Annotated[str, Field(pattern=REF_PATTERN)] | None = Field(
+        None, description="A version whose weights, features and layers training starts from, such as iris@3."
+    )
     optimize: Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"] = "log_loss"
     promote: Literal["always", "if_better", "never"] = "always"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:\d{1,2})?)$")] = "auto"
     tags: Annotated[dict[str, Annotated[str, Field(max_length=200)]], Field(max_length=50)] = {}
-
-    @field_validator("start_from")
-    @classmethod
-    def _not_yet(cls, value: str | None) -> None:
-        if value is not None:
-            raise PydanticCustomError("unavailable", "Expected null: starting from a version is not available yet")
 
 
 @dataclass(frozen=True)
@@ -143,11 +140,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A specification without any "auto", the feature columns it uses, and what was noticed."""
+    """A specification without any "auto", the feature columns it uses, and what was noticed.
+
+    Args:
+        width: encoded features, d, as far as the statistics tell.
+        parameters: weights of the network on that many features.
+    """
 
     spec: TrainSpec
     columns: tuple[str, ...]
     warnings: tuple[str, ...]
+    width: int
+    parameters: int
 
     def document(self) -> dict[str, Any]:
         """Give the specification as the job shows it."""
@@ -193,7 +197,34 @@ def resolve(
     parameters = count_parameters(width, resolved, classes)
     if parameters > limits.parameters:
         raise TooLarge(f"Expected at most {limits.parameters} parameters, got {parameters}.")
-    return Resolved(resolved, tuple(used), tuple(warnings))
+    return Resolved(resolved, tuple(used), tuple(warnings), width, parameters)
+
+
+def adopt(spec: TrainSpec, ref: str, inputs: Sequence[str], origin: TrainSpec) -> TrainSpec:
+    """Take over what a version has settled, for a run that starts from its weights.
+
+    Args:
+        ref: the version, as the job is to show it.
+        inputs: the version's input columns.
+        origin: the version's resolved specification.
+
+    Raises:
+        Invalid: the specification asks for another target, other features or other layers than the version has.
+    """
+    if spec.target not in (None, origin.target):
+        raise Invalid.at(("target",), f"Expected the target {origin.target!r} of {ref}, got {spec.target!r}.")
+    features = origin.features.model_copy(update={"include": list(inputs), "exclude": []})
+    for name in Features.model_fields:
+        if getattr(spec.features, name) not in [
+            getattr(each, name) for each in (Features(), origin.features, features)
+        ]:
+            raise Invalid.at(("features", name), f"Expected the features of {ref}, or none: it brings its own.")
+    layers = [] if spec.network.layers is None else spec.network.layers
+    same_layers = layers in ("auto", origin.network.layers)
+    if not same_layers or (spec.network.batch_norm and not origin.network.batch_norm):
+        raise Invalid.at(("network",), f"Expected the layers of {ref}, or none: it brings its own.")
+    update = {"target": origin.target, "features": features, "network": origin.network, "start_from": ref}
+    return spec.model_copy(update=update)
 
 
 def _features(features: Features, by_name: dict[str, Any], target: str) -> tuple[list[str], list[str]]:

@@ -17,12 +17,16 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from app.errors import Invalid
+
 Kind = Literal["numeric", "categorical", "boolean", "datetime", "text"]
 Posted = Literal["bool", "int", "float", "str"]
 Label = bool | int | float | str
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: spellings of a missing cell, after stripping blanks
 MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"})
+#: what is stripped from a cell: White_Space of the Unicode standard, which is what polars strips; Python strips more
+BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 TOP = 10
 SCHEMA = "schema"
 #: how much of a long text a description shows
@@ -182,6 +186,29 @@ def load(path: Path, limit: int | None = None) -> Table:
             for i, c in enumerate(document["columns"])
         ]
     return Table(tuple(columns), document["default_target"], tuple(document["warnings"]))
+
+
+def clean_names(header: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Give the names of columns without blanks around them, and warnings about absent ones.
+
+    Raises:
+        Invalid: equal names, or one that cannot be printed.
+    """
+    names: dict[str, None] = {}
+    warnings = []
+    for i, raw in enumerate(header):
+        name = raw.strip()
+        if not name:
+            name = f"unnamed_{i}"
+            warnings.append(f"column {i} has no name in the header; it is called {name!r}")
+        if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name) or len(name) > 200:
+            raise Invalid.at(
+                ("columns", i), f"Expected column names of at most 200 printable characters; column {i} has another."
+            )
+        if name in names:
+            raise Invalid.at(("columns", i), f"Expected different column names, got {name!r} twice.")
+        names[name] = None
+    return list(names), warnings
 
 
 def label_key(label: Label) -> str:

@@ -20,7 +20,7 @@ import obstore
 from obstore.exceptions import NotFoundError
 from obstore.store import LocalStore
 
-from app.errors import NotFound, StorageFull, is_disk_full
+from app.errors import NotFound, disk_full_is_a_fact
 
 CHUNK_BYTES = 1024**2
 #: blobs that are older than this and that nothing points at will not be pointed at any more
@@ -74,25 +74,25 @@ class LocalBlobs:
     def put(self, key: str, source: Path) -> None:
         """Store a file, consuming it; a key that exists stays as it is. Durable on return."""
         target = self.root / key
-        with _disk_full_is_a_fact():
-            _fsync(source)
+        with disk_full_is_a_fact():
+            fsync(source)
             _make_folders(target.parent, self.root)
             if target.exists():
                 source.unlink()
             else:
                 source.rename(target)
-            _fsync(target.parent)
+            fsync(target.parent)
 
     def publish(self, prefix: str, folder: Path) -> None:
         """Store a folder of files under a new prefix, all or nothing, consuming it. Durable on return."""
         target = self.root / prefix
-        with _disk_full_is_a_fact():
+        with disk_full_is_a_fact():
             for file in sorted(folder.iterdir()):
-                _fsync(file)
-            _fsync(folder)
+                fsync(file)
+            fsync(folder)
             _make_folders(target.parent, self.root)
             folder.rename(target)
-            _fsync(target.parent)
+            fsync(target.parent)
 
     def get(self, key: str) -> bytes:
         """Give a blob's bytes, or raise `NotFound`."""
@@ -130,7 +130,7 @@ class LocalBlobs:
     def staging(self, label: str) -> Iterator[Path]:
         """Give an empty folder on the store's own disk, removed at the end; `put` and `publish` move out of it."""
         folder = self._staging / f"{label}-{uuid.uuid4().hex}"
-        with _disk_full_is_a_fact():
+        with disk_full_is_a_fact():
             folder.mkdir(mode=0o700)
         try:
             yield folder
@@ -145,17 +145,8 @@ class LocalBlobs:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _disk_full_is_a_fact() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise StorageFull("The store's disk is full; nothing was stored.") from error
-        raise
-
-
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -170,7 +161,7 @@ def _make_folders(folder: Path, root: Path) -> None:
         folder = folder.parent
     for each in reversed(missing):
         each.mkdir(mode=0o700, exist_ok=True)
-        _fsync(each.parent)
+        fsync(each.parent)
 
 
 def sha256_of(path: Path) -> str:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint
 from sqlalchemy.engine import Connection
 
-from app.errors import StorageFull, Unavailable
+from app.errors import Invalid, StorageFull, Unavailable
 
 _POSTGRES_DISK_FULL = "53100"
 #: what a wrong statement raises; the other errors of a driver say that the database is away
@@ -47,6 +47,7 @@ datasets = Table(
     Column("columns", Json, nullable=False),
     Column("warnings", Json, nullable=False),
     Column("default_target", Text),
+    Column("error", Json),
     Column("created_at", String(32), nullable=False),
     UniqueConstraint("sha256", "format", name="uq_datasets_content"),
 )
@@ -129,11 +130,25 @@ aliases = Table(
     Column("updated_at", String(32), nullable=False),
 )
 
+#: every move of every alias, oldest first; `version` is null where the alias was removed
+alias_moves = Table(
+    "alias_moves",
+    metadata,
+    Column("id", Big, primary_key=True, autoincrement=True),
+    Column("model", String(64), nullable=False),
+    Column("alias", String(64), nullable=False),
+    Column("version", Integer),
+    Column("reason", String(16), nullable=False),
+    Column("at", String(32), nullable=False),
+    Index("ix_alias_moves_alias", "model", "alias"),
+)
+
 keys = Table(
     "keys",
     metadata,
     Column("id", String(64), primary_key=True),
     Column("sha256", String(64), nullable=False, unique=True),
+    Column("name", String(200)),
     Column("scopes", Json, nullable=False),
     Column("created_at", String(32), nullable=False),
 )
@@ -186,6 +201,7 @@ class Database:
 
         Raises:
             Unavailable: the database is away.
+            Invalid: a text that PostgreSQL cannot hold; `write` too.
         """
         with self._open(**self._reads) as connection:
             yield connection
@@ -196,9 +212,12 @@ class Database:
             with self.engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
         except (sa.exc.DatabaseError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+            driver = getattr(error, "orig", None)
+            if isinstance(error, sa.exc.DataError) and "NUL" in str(driver):
+                # PostgreSQL's texts have none; SQLite's may, and then nothing has that name
+                raise Invalid("Expected texts without NUL characters, got one with.") from error
             if isinstance(error, _OUR_FAULTS):
                 raise
-            driver = getattr(error, "orig", None)
             is_full = getattr(driver, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             if is_full or getattr(driver, "sqlstate", None) == _POSTGRES_DISK_FULL:
                 raise StorageFull("The database's disk is full; nothing was stored.") from error

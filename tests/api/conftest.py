@@ -80,6 +80,17 @@ LABELS: dict[int, tuple[list[Any], Any]] = {
 }
 
 
+#: rows of two numbers and two classes
+NUMBERS = {"columns": {"a": [i / 4 for i in range(24)], "b": [(i * 7) % 24 for i in range(24)], "y": ["p", "q"] * 12}}
+
+
+@pytest.fixture(scope="session")
+def versioned(client: Client) -> list[Job]:
+    """The jobs of versions 1, 2 and 3 of the model `versioned`, whose default is 3; its columns are all numbers."""
+    asked = [client.train("versioned", data=NUMBERS, fit={"epochs": 2, "seed": seed}) for seed in (1, 2, 3)]
+    return [client.wait(job) for job in asked]
+
+
 @pytest.fixture(scope="session")
 def labelled(client: Client) -> Job:
     """The last job of the model `labelled`, whose versions differ by their labels."""

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from app.api.access import POLICY, needed
 from app.api.app import create_app
 from app.api.edge import Edge
 from app.config import Settings
@@ -21,7 +23,8 @@ from app.serve import _give_key
 from app.training import Rooms
 from app.wiring import open_services
 from tests.api.conftest import KEY, listed
-from tests.api.wire import check_problem, exchange, head
+from tests.api.wire import JSON, check_problem, exchange, head
+from tests.conftest import Start
 
 PUBLIC = {"/livez", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/favicon.ico"}
 OWN = {"name": "iris", "ref": "iris", "n": "1", "alias": "best", "format": "weights"}
@@ -80,6 +83,59 @@ def test_every_route_but_the_public_ones_asks_for_a_key(given: FastAPI, locked: 
                 assert "Bearer" == answer.headers["www-authenticate"]
 
 
+@pytest.fixture(scope="module")
+def keyed(locked: httpx.Client) -> Iterator[dict[str, dict[str, str]]]:
+    """A key of each scope, as the header that sends it."""
+    made = {
+        scope: locked.post("/api/v1/keys", json={"scopes": [scope]}, headers=BEARER).raise_for_status().json()
+        for scope in ("predict", "train", "admin")
+    }
+    yield {scope: {"Authorization": f"Bearer {each['key']}"} for scope, each in made.items()}
+    for each in made.values():
+        locked.delete(f"/api/v1/keys/{each['id']}", headers=BEARER).raise_for_status()
+
+
+def test_every_route_answers_the_scopes_that_it_is_listed_with_and_admins(
+    given: FastAPI, locked: httpx.Client, keyed: dict[str, dict[str, str]]
+) -> None:
+    names = set()
+    for context in iter_route_contexts(given.routes):
+        assert context.path is not None
+        names.add(context.name)
+        for method in sorted(context.methods or ()) if context.path not in PUBLIC else ():
+            for scope, header in keyed.items():
+                answer = locked.request(method, filled(context.path), headers=header)
+
+                if POLICY.get(str(context.name), "admin") in ("any", scope) or scope == "admin":
+                    assert answer.status_code not in (401, 403, 500), (method, context.path, scope)
+                else:
+                    refused = check_problem(answer, 403, "forbidden")
+                    assert f"this one has {scope}." in refused["detail"]
+    # a name that no route has any more opens nothing
+    assert set(POLICY) <= names
+
+
+def test_what_deletes_versions_and_manages_keys_is_for_admins() -> None:
+    for name in ("delete_model", "delete_version", "list_keys", "add_key", "delete_key", "a route of tomorrow", ""):
+        assert "admin" == needed(type("Route", (), {"name": name}))
+    assert ("predict", "train", "any") == (POLICY["predict"], POLICY["train"], POLICY["get_model"])
+
+
+def test_a_key_of_two_scopes_may_do_what_either_may(locked: httpx.Client) -> None:
+    made = locked.post("/api/v1/keys", json={"scopes": ["train", "predict"]}, headers=BEARER).raise_for_status().json()
+    mine = {"Authorization": f"Bearer {made['key']}"}
+
+    asked = [
+        locked.get("/api/v1/jobs", headers=mine),
+        locked.post("/api/v1/models/nobody/predict", json={"records": [{}]}, headers=mine),
+        locked.get("/api/v1/keys", headers=mine),
+    ]
+
+    assert [200, 404, 403] == [answer.status_code for answer in asked]
+    assert "this one has predict, train." in asked[2].json()["detail"]
+    locked.delete(f"/api/v1/keys/{made['id']}", headers=BEARER).raise_for_status()
+
+
 def test_no_body_is_read_before_the_key(locked: httpx.Client) -> None:
     requests = [("PATCH", "/api/v1/datasets/ds_0"), ("PUT", "/api/v1/models/m/aliases/a"), ("POST", "/api/v1/datasets")]
     url = str(locked.base_url)
@@ -134,14 +190,14 @@ def test_off_loopback_a_key_is_made_stored_hashed_and_shown_once(
 
     found = re.search(r"shown once: (fs_\S{43})$", capsys.readouterr().out.strip())
     assert found is not None
-    assert services.keys.accepts(found[1])
-    assert not services.keys.accepts(found[1][:-1])
+    assert ("admin",) == services.keys.scopes(found[1])
+    assert services.keys.scopes(found[1][:-1]) is None
     assert found[1].encode() not in (tmp_path / "data" / "fitserve.db").read_bytes()
     # after a restart the same key is known, and none is made again
     again = open_services(settings)
     _give_key(again)
     assert "" == capsys.readouterr().out
-    assert again.keys.accepts(found[1])
+    assert ("admin",) == again.keys.scopes(found[1])
     services.close()
     again.close()
 
@@ -152,7 +208,7 @@ def test_a_made_key_does_not_open_what_needs_none_nor_is_one_made_there(
     keys = Keys(rooms.database, None)
 
     assert not keys.load()
-    assert not keys.accepts("")
+    assert keys.scopes("") is None
     assert "" == capsys.readouterr().out
 
 
@@ -173,6 +229,78 @@ def test_a_made_key_does_not_open_what_needs_none_nor_is_one_made_there(
 )
 def test_a_key_is_needed_off_loopback_or_where_one_is_configured(settings: dict[str, str], needs_key: bool) -> None:
     assert needs_key == Settings.model_validate(settings).needs_key
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("{}", 422),
+        ('{"scopes": []}', 422),
+        ('{"scopes": "admin"}', 422),
+        ('{"scopes": ["root"]}', 422),
+        ('{"scopes": ["train", "train", "train", "train"]}', 422),
+        ('{"scopes": ["train"], "name": ""}', 422),
+        ('{"scopes": ["train"], "name": 5}', 422),
+        ('{"scopes": ["train"], "name": "a\\u0000b"}', 422),
+        ('{"scopes": ["train"], "name": "a\\nb"}', 422),
+        (f'{{"scopes": ["train"], "name": "{"x" * 201}"}}', 422),
+        ('{"scopes": ["train"], "key": "my own"}', 422),
+        ("[]", 422),
+        ("{", 400),
+        ('{"scopes": ["train"], "name": "\\ud800"}', 400),
+    ],
+)
+def test_a_key_that_cannot_be_made_is_not(locked: httpx.Client, body: str, status: int) -> None:
+    before = locked.get("/api/v1/keys", headers=BEARER).json()
+
+    check_problem(locked.post("/api/v1/keys", content=body, headers=BEARER | JSON), status)
+
+    assert before == locked.get("/api/v1/keys", headers=BEARER).json()
+
+
+def test_what_is_no_key_is_not_revoked(locked: httpx.Client) -> None:
+    check_problem(locked.post("/api/v1/keys", content=b"{}", headers=BEARER), 415, "unsupported_media_type")
+    check_problem(locked.delete("/api/v1/keys/key_0", headers=BEARER), 404, "not_found")
+    for wrong in ("0", "job_0", "key_", "key_%00"):
+        check_problem(locked.delete(f"/api/v1/keys/{wrong}", headers=BEARER), 422, "invalid")
+
+
+def test_keys_are_made_shown_once_listed_revoked_and_outlive_a_restart(start: Start) -> None:
+    service = start(workers="0", api_key=KEY)
+
+    def ask(method: str, path: str, key: str = KEY, **body: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.request(method, f"{service.url}/api/v1/{path}", headers=headers, json=body or None)
+
+    made = [ask("POST", "keys", name=name, scopes=["train"]) for name in ("kept", "revoked")]
+    kept, revoked = (answer.raise_for_status().json() for answer in made)
+
+    assert [201, 201] == [answer.status_code for answer in made]
+    assert {"id", "name", "scopes", "created_at", "key"} == set(kept)
+    shown = [{name: value for name, value in each.items() if name != "key"} for each in (kept, revoked)]
+    assert sorted(shown, key=lambda key: str(key["id"]), reverse=True) == ask("GET", "keys").json()["items"]
+    page = ask("GET", "keys?limit=1").json()
+    assert (1, 1) == (len(page["items"]), len(ask("GET", f"keys?limit=1&after={page['next']}").json()["items"]))
+    # the secret is nowhere among what is stored and said
+    for file in (*service.data_dir.rglob("*"), service.log):
+        if file.is_file():
+            assert kept["key"].encode() not in file.read_bytes()
+    assert [200, 200] == [ask("GET", "jobs", each["key"]).status_code for each in (kept, revoked)]
+    assert 204 == ask("DELETE", f"keys/{revoked['id']}").status_code
+    check_problem(ask("GET", "jobs", revoked["key"]), 401, "unauthorized")
+
+    service.stop()
+    service.start()
+    assert [200, 401] == [ask("GET", "jobs", each["key"]).status_code for each in (kept, revoked)]
+
+    # without a key in the settings, the last admin key stays and every other one goes
+    admin = ask("POST", "keys", scopes=["admin"]).raise_for_status().json()
+    service.stop()
+    del service.settings["api_key"]
+    service.start()
+    check_problem(ask("DELETE", f"keys/{admin['id']}", ""), 409, "conflict")
+    assert 204 == ask("DELETE", f"keys/{kept['id']}", "").status_code
+    assert [admin["id"]] == [each["id"] for each in ask("GET", "keys", "").json()["items"]]
 
 
 def test_nothing_was_stored_on_the_locked_service(locked: httpx.Client) -> None:

@@ -15,7 +15,19 @@ import pytest
 from tests.api.conftest import listed
 from tests.api.wire import CSV, JSON, check_problem
 
-FIELDS = {"id", "name", "status", "format", "rows", "size_bytes", "sha256", "columns", "warnings", "created_at"}
+FIELDS = {
+    "id",
+    "name",
+    "status",
+    "format",
+    "rows",
+    "size_bytes",
+    "sha256",
+    "columns",
+    "warnings",
+    "error",
+    "created_at",
+}
 COLUMN_FIELDS = {"name", "kind", "missing", "unique", "min", "max", "mean", "std", "top", "warnings"}
 TABLE = "zip,height,flag,town\n01234,1.5,true,Åre\n01235,NA,false,Oslo\n01234,2.5,?,\n"
 

@@ -83,12 +83,26 @@ def test_keys_are_asked_for_by_every_operation_but_the_public_ones(
 
 
 @pytest.fixture(scope="module")
-def places(client: Client, operations: list[Operation]) -> dict[str, str]:
+def places(http: httpx.Client, client: Client, operations: list[Operation]) -> dict[str, str]:
     """What the places in paths stand for, made by the document's own examples."""
     body = examples(operations, "post", "/api/v1/models/{name}/train")["automatic"]
     job = client.wait(client.train(MODEL, **body, fit={"epochs": 2}))
     client.alias(MODEL, "best", 1)
-    return {"name": MODEL, "ref": MODEL, "n": "1", "alias": "best", "job": job.id, "ds": job.document["dataset"]}
+    key = http.post("/api/v1/keys", json={"scopes": ["predict"]}).raise_for_status().json()["id"]
+    return {
+        "key": key,
+        "name": MODEL,
+        "ref": MODEL,
+        "n": "1",
+        "alias": "best",
+        "job": job.id,
+        "ds": job.document["dataset"],
+    }
+
+
+def noun_of(path: str) -> str:
+    """Give what the ids in a path begin with."""
+    return next((noun for part, noun in (("/datasets/", "ds"), ("/keys/", "key")) if part in path), "job")
 
 
 def examples(operations: list[Operation], method: str, path: str, media_type: str = "application/json") -> Any:
@@ -138,7 +152,7 @@ def test_every_example_is_answered_as_documented(
             # the examples' own jobs still need what goes now
             for job in [job for job in client.jobs(model=MODEL) if not job.is_terminal]:
                 client.cancel(job)
-        noun = "ds" if "/datasets/" in path else "job"
+        noun = noun_of(path)
         at = re.sub(r"\{(\w+)\}", lambda place, noun=noun: places[noun if place[1] == "id" else place[1]], path)  # type: ignore[misc]
         params = {"format": "weights"} if path.endswith("/export") else {}
         params |= {"force": "true"} if method == "delete" and path.endswith("{n}") else {}
@@ -150,9 +164,10 @@ def test_every_example_is_answered_as_documented(
             answer = http.request(method, at, params=params, **sent)  # type: ignore[arg-type]
             check_answer(document, operation, answer)
             statuses.setdefault(f"{method} {path}", set()).add(answer.status_code)
-    # a job that has ended well can be neither cancelled nor resumed
+    # a job that has ended well can be neither cancelled nor resumed, and one version has none before it
     refused = {name: found for name, found in statuses.items() if max(found) >= 400}
-    assert {f"post /api/v1/jobs/{{id}}/{verb}": {409} for verb in ("cancel", "resume")} == refused
+    expected = ["jobs/{id}/cancel", "jobs/{id}/resume", "models/{name}/aliases/{alias}/rollback"]
+    assert {f"post /api/v1/{path}": {409} for path in expected} == refused
     assert {202} == statuses["post /api/v1/models/{name}/train"]
     assert {200} == statuses["post /api/v1/models/{ref}/predict"] == statuses["post /api/v1/models/{ref}/evaluate"]
 
@@ -163,8 +178,7 @@ def test_every_error_is_answered_as_documented(
     for method, path, operation in operations:
         if "{" not in path:
             continue
-        noun = "ds_0" if "/datasets/" in path else "job_0"
-        other = {"n": "7", "id": noun}
+        other = {"n": "7", "id": f"{noun_of(path)}_0"}
         at = re.sub(r"\{(\w+)\}", lambda place, other=other: other.get(place[1], "nobody"), path)  # type: ignore[misc]
         params = {"format": "weights"} if path.endswith("/export") else {}
         media_type, value = next(bodies(document, operation))
@@ -174,3 +188,15 @@ def test_every_error_is_answered_as_documented(
         answer = http.request(method, at, params=params, **sent)
         check_problem(answer, 404, "not_found")
         check_answer(document, operation, answer)
+
+
+@pytest.mark.parametrize("name", ["DatasetOut", "JobOut", "ModelOut", "PredictionOut"])
+def test_what_the_main_routes_answer_is_shown_by_an_example_that_fits(document: dict[str, Any], name: str) -> None:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+
+    shown = document["components"]["schemas"][name]["examples"]
+
+    assert shown
+    for each in shown:
+        jsonschema.Draft202012Validator(schema).validate(each)
+        assert each.keys() <= document["components"]["schemas"][name]["properties"].keys()

@@ -135,17 +135,6 @@ def test_a_version_that_is_none_is_404(http: httpx.Client, penguins: Job, verb: 
     check_problem(answer, 404, "not_found")
 
 
-def test_predictions_come_in_json_alone(http: httpx.Client, penguins: Job) -> None:
-    answers = {
-        accept: predict(http, "penguins", {"records": RECORDS}, {**JSON, "Accept": accept}).status_code
-        for accept in ("*/*", "application/*", "text/html, application/json;q=0.5", "text/html", "text/csv")
-    }
-
-    assert [200, 200, 200, 406, 406] == list(answers.values())
-    refused = predict(http, "penguins", {"records": RECORDS}, {**JSON, "Accept": "text/html"})
-    assert "application/json" in check_problem(refused, 406, "not_acceptable")["detail"]
-
-
 def test_a_body_over_the_predict_limit_is_413(limited: httpx.Client) -> None:
     body = '{"records": [' + "{}, " * 400 + "{}]}"
 

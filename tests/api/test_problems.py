@@ -29,7 +29,7 @@ def npz(**arrays: Any) -> bytes:
 
 UPLOADS: dict[str, tuple[dict[str, str], bytes | str, int, str, str]] = {
     "an empty file": (CSV, "", 422, "invalid", "empty"),
-    "a header only": (CSV, "a,b\n", 422, "invalid", "data rows"),
+    "a header only": (CSV, "a,b\n", 422, "invalid", "one row of data"),
     "a blank header": (CSV, "\na,b\n1,2\n", 422, "invalid", "header"),
     "a long row": (CSV, "a,b\n1,x\n1,x,3\n", 422, "invalid", "got 3 in row 1 (line 3)"),
     "a short row": (CSV, "a,b\n1,x\n1\n", 422, "invalid", "got 1 in row 1 (line 3)"),
@@ -184,7 +184,7 @@ EVALUATIONS: dict[str, tuple[dict[str, str], bytes | str, int, str]] = {
     "no target": (CSV, "island,sex\nDream,male\n", 422, "'species'"),
     "a label that the model never saw": (CSV, "island,species\nDream,Rockhopper\n", 422, "'Rockhopper'"),
     "no label": (CSV, "island,species\nDream,NA\n", 422, "labelled row"),
-    "a header only": (CSV, "island,species\n", 422, "data rows"),
+    "a header only": (CSV, "island,species\n", 422, "one row of data"),
     "a text for a number": (CSV, "body_mass_g,species\nheavy,Adelie\nlight,Gentoo\n", 422, "'body_mass_g'"),
     "broken UTF-8": (CSV, b"island,species\n\xff,Adelie\n", 400, "byte 0xff in line 2"),
     "NaN": (JSON, '{"data": {"columns": {"species": [NaN]}}}', 400, "JSON"),

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning.encoder import Encoder, Note, fit_encoder, records_cells, table_cells
-from app.learning.formats import Bounds, parse
+from app.learning.columns import Bounds
+from app.learning.encoder import Encoder, Note, Notes, fit_encoder, records_cells, table_cells
+from app.learning.formats import parse
 from app.learning.table import Kind, Table
 
 Columns = dict[str, list[Any]]
@@ -180,7 +181,7 @@ def test_a_number_beyond_float32_after_scaling_is_refused_at_its_place(tmp_path:
 
 def test_odd_cells_are_noted(tmp_path: Path) -> None:
     encoder = fitted(to_table(tmp_path, {"a": [1, 2, None], "c": ["x", "y", "x"]}))
-    notes: list[Note] = []
+    notes = Notes()
 
     encoder.encode(records_cells(encoder, {"a": [None, 2.5, 1], "c": ["z", "x", None]}, 3), notes)
 

@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.learning.formats import Bounds, parse
+from app.learning.columns import Bounds
+from app.learning.formats import parse
 from app.learning.table import Kind, Table
 
 BOUNDS = Bounds(rows=1000, columns=50)
@@ -79,6 +80,10 @@ def test_an_unnamed_column_gets_a_name_and_a_warning(read: Parse) -> None:
     assert ("column 1 has no name in the header; it is called 'unnamed_1'",) == table.warnings
 
 
+def test_a_blank_line_is_no_row_beside_an_unnamed_column_either(read: Parse) -> None:
+    assert {"unnamed_0": [1, 2], "a": ["x", "y"]} == cells(read(b",a\n1,x\n\n2,y\n"))
+
+
 @pytest.mark.parametrize("missing", ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?", "  "])
 def test_a_missing_cell_leaves_the_kind_alone(read: Parse, missing: str) -> None:
     table = read(f"number,text,truth\n1.5,x,true\n{missing},{missing},{missing}\n".encode())
@@ -118,6 +123,8 @@ def test_kinds_are_inferred(read: Parse, form: str, values: list[str], kind: str
         (["01", "1", "02"], ["01", "02", "1"]),
         (["1.5", "2.50"], [1.5, 2.5]),
         (["9007199254740993", "9007199254740992"], [9007199254740992, 9007199254740993]),
+        (["-9223372036854775808", "18446744073709551615"], [-(2**63), 2**64 - 1]),
+        (["18446744073709551616", "-1"], ["-1", "18446744073709551616"]),
         (["123456789012345678901", "123456789012345678902"], ["123456789012345678901", "123456789012345678902"]),
         (["True", "False"], ["False", "True"]),
         (["True", "true", "false"], ["false", "true"]),
@@ -227,8 +234,8 @@ BAD: dict[str, tuple[str, Any, type[FitserveError], str]] = {
     "empty file": ("csv", b"", Invalid, "an empty file"),
     "only a byte order mark": ("csv", b"\xef\xbb\xbf", Invalid, "an empty file"),
     "blank first line": ("csv", b"\na,b\n1,2\n", Invalid, "a header row, got a blank line"),
-    "header only": ("csv", b"a,b\n", Invalid, "data rows after the header, got none"),
-    "header and blank lines": ("csv", b"a,b\n\n\n", Invalid, "data rows after the header, got none"),
+    "header only": ("csv", b"a,b\n", Invalid, "at least one row of data, got none"),
+    "header and blank lines": ("csv", b"a,b\n\n\n", Invalid, "at least one row of data, got none"),
     "long row": ("csv", b"a,b\n1,2\n\n3,4,5\n", Invalid, "Expected 2 cells as in the header, got 3 in row 1 (line 4)"),
     "long last row": ("csv", b"a,b\n1,2,", Invalid, "got 3 in row 0 (line 2)"),
     "short row": ("csv", b"a,b,c\n1,2,3\n1\n4,5,6\n", Invalid, "got 1 in row 1 (line 3)"),
@@ -400,6 +407,7 @@ SEEDS = {
     "csv": b'a,b;c|d,"e"\n1,true,"x ""y""",2020-01-01\n,NA,z,?\n-1e5,false,"x\ny",2020-01-02\n',
     "tsv": b"a\tb\n1\t2\n3\tx\n",
     "json": b'{"records": [{"a": 1, "b": "x", "c": true}, {"a": null, "b": "y"}, {"a": -2.5e3}]}',
+    "ndjson": b'{"a": 1, "b": "x", "c": true}\n{"a": null, "b": "y"}\n\n{"a": -2.5e3}\n',
     "npz": npz(x=np.arange(6.0).reshape(3, 2), y=np.array(["a", "b", "a"])),
 }
 

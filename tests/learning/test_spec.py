@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.errors import Invalid, TooLarge
-from app.learning.spec import Limits, Resolved, TrainSpec, count_parameters, resolve
+from app.learning.spec import Features, Layer, Limits, Resolved, TrainSpec, adopt, count_parameters, resolve
 from app.learning.table import Column
 
 ROWS = 300
@@ -286,7 +286,7 @@ def test_an_unknown_field_is_refused_at_its_place(place: str) -> None:
         ("fit.seed", [-1, 2**32, 1.5, None]),
         ("fit.deterministic", [1, None]),
         ("fit.max_seconds", [0, -1, "60", float("inf")]),
-        ("start_from", ["iris@3", 3]),
+        ("start_from", [3, "", "x" * 65, "iris@", "@3", "iris@3@4", "iris@-1", "iris\n", "iris\0"]),
         ("optimize", ["f1", None]),
         ("promote", ["maybe", None]),
         ("device", ["tpu", "gpu:", "gpu:123", "gpu:1 ", None]),
@@ -308,9 +308,61 @@ def test_a_bad_value_is_refused_at_its_place(place: str, values: list[Any]) -> N
         assert set(path) <= set(caught.value.errors()[0]["loc"]), value
 
 
-def test_a_start_from_a_version_is_said_to_be_unavailable() -> None:
-    with pytest.raises(ValidationError, match="starting from a version is not available"):
-        TrainSpec.model_validate({"start_from": "iris@3"})
+ORIGIN = {"target": "y", "network": {"layers": [{"units": 5}]}, "features": {"exclude": ["id"], "scaling": "standard"}}
+
+
+def test_a_run_that_starts_from_a_version_takes_over_its_target_features_and_layers() -> None:
+    asked = TrainSpec.model_validate({"start_from": "iris", "fit": {"epochs": 3}})
+
+    found = adopt(asked, "iris@3", ["a", "b"], TrainSpec.model_validate(ORIGIN))
+
+    assert ("iris@3", "y", [Layer(units=5)], 3) == (
+        found.start_from,
+        found.target,
+        found.network.layers,
+        found.fit.epochs,
+    )
+    assert (["a", "b"], [], "standard") == (found.features.include, found.features.exclude, found.features.scaling)
+
+
+@pytest.mark.parametrize(
+    ("place", "asked"),
+    [
+        ("target", {"target": "z"}),
+        ("features", {"features": {"scaling": "none"}}),
+        ("features", {"features": {"include": ["a"]}}),
+        ("network", {"network": {"layers": [{"units": 6}]}}),
+        ("network", {"network": {"batch_norm": True}}),
+    ],
+)
+def test_a_run_that_starts_from_a_version_cannot_ask_for_what_that_has_not(place: str, asked: dict[str, Any]) -> None:
+    spec = TrainSpec.model_validate({"start_from": "iris", **asked})
+
+    with pytest.raises(Invalid) as caught:
+        adopt(spec, "iris@3", ["a", "b"], TrainSpec.model_validate(ORIGIN))
+
+    assert place == caught.value.faults[0].loc[0]
+
+
+@pytest.mark.parametrize(
+    "features",
+    [{}, {"scaling": "standard"}, {"exclude": ["id"]}, {"include": ["a", "b"]}, {"include": ["a", "b"], "exclude": []}],
+)
+def test_what_a_version_has_settled_may_be_asked_for_again(features: dict[str, Any]) -> None:
+    spec = TrainSpec.model_validate({"start_from": "iris", "target": "y", "features": features})
+
+    found = adopt(spec, "iris@3", ["a", "b"], TrainSpec.model_validate(ORIGIN))
+
+    assert Features(include=["a", "b"], scaling="standard") == found.features
+
+
+@pytest.mark.parametrize("layers", ["auto", None, []])
+def test_no_hidden_layer_is_what_a_version_without_one_has(layers: Any) -> None:
+    spec = TrainSpec.model_validate({"start_from": "iris", "network": {"layers": layers}})
+
+    found = adopt(spec, "iris@3", ["a"], TrainSpec.model_validate({"target": "y", "network": {"layers": []}}))
+
+    assert [] == found.network.layers
 
 
 def test_parameters_are_counted_with_those_of_batch_normalisation() -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from app.errors import StorageFull, Unavailable
+from app.errors import Invalid, StorageFull, Unavailable
 from app.storage.db import Database, events, metadata, models, new_id, now, page, workers
 from app.storage.migrate import migrate
 from tests.service import ROOT
@@ -66,6 +67,15 @@ def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
         write_and_fail()
 
     assert names(database) == []
+
+
+@on_both_databases
+def test_a_text_that_a_database_cannot_hold_is_a_fact(database: Database) -> None:
+    with suppress(Invalid):
+        add_model(database, "a\0b")
+        assert ["a\0b"] == names(database)
+
+    assert "sqlite" in database.url or [] == names(database)
 
 
 @on_both_databases

@@ -1,0 +1,151 @@
+"""Typed tables to ours, Parquet and Arrow; and back to Arrow. polars lives here, in `columns` and in `formats`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+
+from app.errors import Invalid, Malformed
+from app.learning.columns import Bounds, check_rows, column_of_array, column_of_texts, column_of_values, named
+from app.learning.table import Column, Kind, Table
+
+
+def parquet(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
+    """Read a Parquet file as a table."""
+    return _table(_read_parquet(path, bounds), bounds, kinds)
+
+
+def arrow_file(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
+    """Read an Arrow IPC file as a table."""
+    return _table(_read_arrow_file(path, bounds), bounds, kinds)
+
+
+def arrow_stream(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
+    """Read an Arrow IPC stream as a table."""
+    return _table(_read_arrow_stream(path, bounds), bounds, kinds)
+
+
+def _read_parquet(path: Path, bounds: Bounds) -> pl.DataFrame:
+    def read() -> pl.DataFrame:
+        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        schema = lazy.collect_schema()
+        _check_schema(schema, bounds)
+        # the declared size, before a page is decoded: a run of one value is a few bytes however long
+        check_rows(lazy.select(pl.len()).collect().item(), bounds, len(schema))
+        # a file that declares fewer than it holds is not unpacked beyond the limit either
+        return lazy.head(bounds.rows + 1).collect()
+
+    return _checked(_decoded("Parquet", read), bounds)
+
+
+def _read_arrow_file(path: Path, bounds: Bounds) -> pl.DataFrame:
+    def read() -> pl.DataFrame:
+        with path.open("rb") as file:
+            return pl.read_ipc(file)
+
+    return _checked(_decoded("an Arrow IPC file", read), bounds)
+
+
+def _read_arrow_stream(path: Path, bounds: Bounds) -> pl.DataFrame:
+    def read() -> pl.DataFrame:
+        with path.open("rb") as file:
+            return pl.read_ipc_stream(file)
+
+    return _checked(_decoded("an Arrow IPC stream", read), bounds)
+
+
+def _checked(frame: pl.DataFrame, bounds: Bounds) -> pl.DataFrame:
+    _check_schema(frame.schema, bounds)
+    check_rows(frame.height, bounds, frame.width)
+    return frame
+
+
+def _decoded(form: str, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+    try:
+        return read()
+    # a hostile file can make the reader panic, which is no Exception
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        raise Malformed(f"Expected {form} with different column names that could be read to its end.") from error
+
+
+def _check_schema(schema: pl.Schema, bounds: Bounds) -> None:
+    named(list(schema.names()), bounds)
+    for name, dtype in schema.items():
+        if (
+            dtype.is_nested()
+            or dtype in (pl.Binary, pl.Time, pl.Duration, pl.Object)
+            or isinstance(dtype, pl.BaseExtension)
+        ):
+            raise Invalid.at(
+                ("columns", name),
+                f"Expected numbers, texts, booleans, dates or date-times in column {name!r}, got {_spell(dtype)}.",
+            )
+
+
+def _spell(dtype: pl.DataType) -> str:
+    return type(dtype).__name__.lower()
+
+
+def _table(frame: pl.DataFrame, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
+    names, warnings = named(frame.columns, bounds)
+    columns = [_column(name, series, kinds.get(name)) for name, series in zip(names, frame.iter_columns(), strict=True)]
+    return Table(tuple(columns), names[-1], tuple(warnings))
+
+
+def _column(name: str, series: pl.Series, kind: Kind | None) -> Column:
+    if series.dtype.is_float() or series.dtype.is_decimal():
+        numbers = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return column_of_array(name, numbers.astype(np.float32 if series.dtype == pl.Float32 else np.float64), kind)
+    if series.dtype.is_integer() or series.dtype == pl.Boolean:
+        return column_of_values(name, series.to_list(), kind)
+    return column_of_texts(name, _texts(series), kind, is_csv=False)
+
+
+def _texts(series: pl.Series) -> pl.Series:
+    if isinstance(series.dtype, pl.Datetime):
+        return series.dt.to_string("iso:strict")
+    return series.cast(pl.String)
+
+
+def transcode(path: Path, form: str, bounds: Bounds) -> bytes:
+    """Turn a Parquet or Arrow file into a JSON object of columns, each value as it would have been posted.
+
+    An infinite number, which JSON has not, becomes a text, so that it is refused where it stands.
+
+    Args:
+        form: "parquet", "arrow_file" or "arrow_stream".
+    """
+    frame = _FRAMES[form](path, bounds)
+    columns = {name: _posted(series) for name, series in zip(named(frame.columns, bounds)[0], frame, strict=True)}
+    return orjson.dumps({"columns": columns})
+
+
+def _posted(series: pl.Series) -> list[Any]:
+    if not (series.dtype.is_float() or series.dtype.is_decimal()):
+        return (series if series.dtype.is_numeric() or series.dtype == pl.Boolean else _texts(series)).to_list()
+    return [None if v is None or v != v else str(v) if math.isinf(v) else v for v in series.cast(pl.Float64).to_list()]
+
+
+def write_arrow(columns: bytes, out: Path) -> None:
+    """Write a JSON object of `columns` as an Arrow stream: probabilities are float32, the others labels as `classes`."""
+    document = orjson.loads(columns)
+    label = pl.Series(document["classes"]).dtype
+    series = [
+        pl.Series(name, values, dtype=pl.Float32 if name.startswith("probability_") else label)
+        for name, values in document["columns"].items()
+    ]
+    with out.open("wb") as file:
+        pl.DataFrame(series).write_ipc_stream(file)
+
+
+_FRAMES: dict[str, Callable[[Path, Bounds], pl.DataFrame]] = {
+    "parquet": _read_parquet,
+    "arrow_file": _read_arrow_file,
+    "arrow_stream": _read_arrow_stream,
+}
