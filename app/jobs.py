@@ -205,7 +205,7 @@ class Jobs:
         with self._database.write() as connection:
             job = _get(connection, job_id)
             if job.is_terminal:
-                raise Conflict(f"Job {job_id} has {job.status} already; only a queued or running job can be cancelled.")
+                raise Conflict(f"Job {job_id} is {job.status}; only a queued or running job can be cancelled.")
             _change(
                 connection, job_id, [{"type": "status", "status": "cancelled"}], status="cancelled", finished_at=now()
             )
