@@ -22,7 +22,7 @@ from app.wiring import Services
 DESCRIPTION = """
 Post a table, get a classifier behind a REST API.
 
-1. **Upload** a table: `POST /api/v1/datasets` with CSV, JSON or NPZ as the body.
+1. **Upload** a table: `POST /api/v1/datasets` with CSV, JSON, NDJSON, NPZ, Parquet or Arrow as the body.
 2. **Train**: `POST /api/v1/models/{name}/train`; follow the job's events.
 3. **Evaluate** and **predict**: the new version serves at once.
 
