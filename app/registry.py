@@ -159,9 +159,9 @@ class Registry:
             return _model(connection, row)
 
     def list(self, limit: int, after: str | None) -> tuple[Sequence[Model], str | None]:
-        """Give a page of models, last name first, and the next cursor."""
+        """Give a page of models by name, and the next cursor."""
         with self._database.read() as connection:
-            rows, following = page(connection, sa.select(models), models.c.name, limit, after)
+            rows, following = page(connection, sa.select(models), models.c.name, limit, after, descends=False)
             return [_model(connection, row) for row in rows], following
 
     def resolve(self, ref: Ref) -> Version:

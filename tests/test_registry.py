@@ -426,14 +426,14 @@ def test_rollbacks_at_once_go_back_one_after_the_other(rooms: Rooms) -> None:
     assert 1 == rooms.registry.get("m").default_version
 
 
-def test_models_are_listed_page_by_page(rooms: Rooms) -> None:
+def test_models_are_listed_by_name_page_by_page(rooms: Rooms) -> None:
     for name in ("a", "b", "c"):
         train(rooms, name)
 
     first, cursor = rooms.registry.list(2, None)
     second, end = rooms.registry.list(2, cursor)
 
-    assert (["c", "b"], ["a"], None) == ([m.name for m in first], [m.name for m in second], end)
+    assert (["a", "b"], ["c"], None) == ([m.name for m in first], [m.name for m in second], end)
 
 
 def test_files_that_a_crash_left_without_a_row_are_swept_when_they_are_old(rooms: Rooms) -> None:

@@ -26,7 +26,7 @@ Alias = Annotated[
 
 @router.get("", response_model=ModelPage, summary="List models", responses=documented(422))
 def list_models(given: Given, limit: Limit = 50, after: After = None) -> Any:
-    """Give the models, last name first."""
+    """Give the models by name."""
     found, following = given.rooms.registry.list(limit, after)
     return {"items": [ModelOut.of(model) for model in found], "next": following}
 

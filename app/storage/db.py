@@ -269,15 +269,22 @@ def now() -> str:
 
 
 def page(
-    connection: Connection, query: sa.Select[Any], order: sa.Column[Any], limit: int, after: str | None
+    connection: Connection,
+    query: sa.Select[Any],
+    order: sa.Column[Any],
+    limit: int,
+    after: str | None,
+    *,
+    descends: bool = True,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Run a query, last first, and give one page and the cursor of the next, or None.
+    """Run a query, last first unless told otherwise, and give one page and the cursor of the next, or None.
 
     Args:
         order: a unique text column; the cursor is its value in the last row.
     """
     if after is not None:
-        query = query.where(order < after)
-    found = [dict(row) for row in connection.execute(query.order_by(order.desc()).limit(limit + 1)).mappings()]
+        query = query.where(order < after if descends else order > after)
+    query = query.order_by(order.desc() if descends else order).limit(limit + 1)
+    found = [dict(row) for row in connection.execute(query).mappings()]
     more = len(found) > limit
     return found[:limit], str(found[limit - 1][order.name]) if more else None
