@@ -59,6 +59,7 @@ class Settings(BaseSettings):
         64 * MIB, description="Larger uploads are answered 202 and parsed afterwards."
     )
     max_predict_bytes: Bytes = Field(8 * MIB, description="Largest predict body.")
+    max_predict_cells: Count = Field(10_000_000, description="Most features, or probabilities, of one prediction.")
     max_json_bytes: Bytes = Field(64 * MIB, description="Largest JSON data body.")
     max_rows: Count = Field(10_000_000, description="Most rows of a data set.")
     max_columns: Count = Field(10_000, description="Most columns of a data set.")

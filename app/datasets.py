@@ -194,11 +194,19 @@ class Datasets:
         """Give the local file of a data set's uploaded bytes."""
         return self._blobs.local(dataset.raw_key)
 
-    def replace_table(self, dataset_id: str, parsed: Parsed) -> Dataset:
-        """Give a data set another reading of its bytes; jobs keep the one they were submitted with."""
+    def replace_table(self, dataset_id: str, parsed: Parsed, was: str | None = None) -> Dataset:
+        """Give a data set another reading of its bytes; jobs keep the one they were submitted with.
+
+        Args:
+            was: the table that the new reading corrects.
+
+        Raises:
+            NotFound, Conflict: it has another table than that by now.
+        """
         table_key = _table_key(parsed)
         with self._changing, self._database.write() as connection:
-            _get(connection, dataset_id)
+            if was not in (None, _get(connection, dataset_id).table_key):
+                raise Conflict(f"Data set {dataset_id} was corrected by somebody else meanwhile; try again.")
             self._blobs.put(table_key, parsed.path)
             change = sa.update(datasets).where(datasets.c.id == dataset_id).values(_described(parsed, table_key))
             connection.execute(change)

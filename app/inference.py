@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import Corrupt, Invalid, Unavailable
+from app.errors import Corrupt, Invalid, TooLarge, Unavailable
 from app.learning import metrics
 from app.learning.artifact import Artifact
 from app.learning.encoder import MAX_WARNINGS, Faults, Notes, records_cells, table_cells
@@ -97,10 +97,18 @@ class Inference:
     Args:
         serve_on: "cpu", "gpu", or "auto": a GPU where there is one.
         max_bytes: memory for kept versions; the least recently used go first.
+        max_cells: encoded features, or probabilities, of one prediction.
     """
 
-    def __init__(self, registry: Registry, serve_on: Literal["auto", "cpu", "gpu"], max_bytes: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        serve_on: Literal["auto", "cpu", "gpu"],
+        max_bytes: int,
+        max_cells: int = 10_000_000,
+    ) -> None:
         self._registry = registry
+        self._max_cells = max_cells
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._known: dict[Ref, Version] = {}
@@ -158,8 +166,12 @@ class Inference:
 
         Raises:
             Invalid: a value of the wrong type, or a missing one that the model refuses; says row and column.
+            TooLarge: so many rows of so many features or classes that they are better sent in parts.
         """
         encoder = loaded.artifact.encoder
+        most = self._max_cells // max(encoder.width, len(loaded.artifact.classes))
+        if rows.count > most:
+            raise TooLarge(f"Expected at most {most} rows for this model in one request, got {rows.count}.")
         notes, faults = Notes(), Faults()
         x = encoder.encode(records_cells(encoder, rows.columns, rows.count, faults), notes, faults)
         is_bad = None

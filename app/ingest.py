@@ -134,11 +134,16 @@ class Ingest:
                     assert self._child is not None
                     assert self._child.stdout is not None
                     line = await self._child.stdout.readline()
-            except (TimeoutError, asyncio.CancelledError, ConnectionError) as error:
+            except (TimeoutError, asyncio.CancelledError, ConnectionError, ValueError) as error:
                 # its answer would be taken for the next file's
                 await asyncio.shield(self.close())
                 if isinstance(error, TimeoutError):
                     raise Invalid(f"Expected a file that parses within {self._seconds:g} seconds.") from error
+                if isinstance(error, ValueError):
+                    # asyncio's word for a line beyond the limit
+                    raise Invalid(
+                        "The file could not be described; it has too many columns or too long names."
+                    ) from error
                 if isinstance(error, ConnectionError):
                     raise Invalid("The file could not be parsed; the parser ended.") from error
                 raise

@@ -21,6 +21,8 @@ from app.learning.rows import load_json
 
 #: how often the memory in use is looked at
 WATCH_SECONDS = 0.05
+#: of a request without its data
+MAX_REST_BYTES = 1024**2
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -54,9 +56,11 @@ def split(body: Path, data: Path) -> dict[str, Any]:
         if has_data:
             data.write_bytes(orjson.dumps(document.pop("data")))
         # the reply is written and read by parsers that go less deep than this one
-        orjson.dumps(document)
+        size = len(orjson.dumps(document))
     except orjson.JSONEncodeError as error:
         raise Malformed("Expected JSON that is nested less deeply.") from error
+    if size > MAX_REST_BYTES:
+        raise TooLarge(f"Expected at most {MAX_REST_BYTES} bytes of JSON beside data, got {size}.")
     return {"rest": document, "has_data": has_data}
 
 

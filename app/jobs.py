@@ -7,9 +7,11 @@ older claim reports is refused.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -20,6 +22,8 @@ from sqlalchemy.engine import Connection
 from app.engine import Engine
 from app.errors import Conflict, NotFound, Overloaded
 from app.storage.db import Database, datasets, events, idempotency_keys, jobs, new_id, now, page
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ACTIVE = ("queued", "running")
@@ -211,7 +215,8 @@ class Jobs:
             )
             job = _get(connection, job_id)
         # where this is not reached the worker still notices: its claim is refused
-        self._engine.cancel(job.workflow_id)
+        with _told():
+            self._engine.cancel(job.workflow_id)
         return job
 
     def resume(self, job_id: str) -> Job:
@@ -251,7 +256,8 @@ class Jobs:
             if not job.is_terminal:
                 raise Conflict(f"Job {job_id} is {job.status}; cancel it first.")
             _remove(connection, [job_id])
-        self._engine.delete(_workflows(job))
+        with _told():
+            self._engine.delete(_workflows(job))
 
     def forget(self, moment: str, limit: int) -> int:
         """Remove the records and events of at most `limit` jobs that ended before a time; their versions stay."""
@@ -361,6 +367,15 @@ class Jobs:
         with self._database.write() as connection:
             news = [{"type": "status", "status": "queued"}]
             _change(connection, claim.job_id, news, _holds(claim), status="queued", claim=None, progress={})
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Log that the engine could not be told of what has been committed already; a sweep makes up for it."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError:
+        logger.warning("engine not told", exc_info=True)
 
 
 def _remove(connection: Connection, job_ids: Sequence[str]) -> None:

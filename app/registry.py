@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -216,8 +216,20 @@ class Registry:
         left = [move for move in found if after is None or move.id < after]
         return left[:limit], left[limit - 1].id if len(left) > limit else None
 
-    def rollback(self, name: str, alias: str) -> Model:
+    def earlier(self, name: str, alias: str, passed: Collection[int] = ()) -> int:
+        """Give the version that a rollback would go to.
+
+        Raises:
+            NotFound, Conflict: as `rollback`.
+        """
+        with self._database.read() as connection:
+            return _earlier(connection, name, alias, passed)
+
+    def rollback(self, name: str, alias: str, passed: Collection[int] = ()) -> Model:
         """Point an alias back at the version that it pointed at before, passing over deleted ones.
+
+        Args:
+            passed: versions that are passed over too.
 
         Raises:
             NotFound: there is no such alias now.
@@ -225,16 +237,7 @@ class Registry:
         """
         with self._database.write() as connection:
             _hold(connection, name)
-            query = sa.select(aliases.c.version).where(aliases.c.model == name, aliases.c.alias == alias)
-            current = connection.execute(query).scalar()
-            if current is None:
-                raise NotFound("alias", f"{name}@{alias}")
-            is_live = (versions.c.model == name) & versions.c.is_deleted.is_(False)
-            live = set(connection.execute(sa.select(versions.c.version).where(is_live)).scalars())
-            earlier = [v for v in trail(_moves(connection, name, alias))[:-1] if v in live and v != current]
-            if not earlier:
-                raise Conflict(f"Expected an earlier version of {name}@{alias} to go back to; there is none left.")
-            _point(connection, name, alias, earlier[-1], "rollback")
+            _point(connection, name, alias, _earlier(connection, name, alias, passed), "rollback")
         return self.get(name)
 
     def delete_version(self, name: str, number: int, *, force: bool) -> Version:
@@ -340,6 +343,19 @@ def _point(
 def _note_move(connection: Connection, model: str, alias: str, number: int | None, reason: str) -> None:
     row = {"model": model, "alias": alias, "version": number, "reason": reason, "at": now()}
     connection.execute(sa.insert(alias_moves).values(row))
+
+
+def _earlier(connection: Connection, name: str, alias: str, passed: Collection[int]) -> int:
+    query = sa.select(aliases.c.version).where(aliases.c.model == name, aliases.c.alias == alias)
+    current = connection.execute(query).scalar()
+    if current is None:
+        raise NotFound("alias", f"{name}@{alias}")
+    is_live = (versions.c.model == name) & versions.c.is_deleted.is_(False)
+    live = set(connection.execute(sa.select(versions.c.version).where(is_live)).scalars()) - {current, *passed}
+    found = [version for version in trail(_moves(connection, name, alias))[:-1] if version in live]
+    if not found:
+        raise Conflict(f"Expected an earlier version of {name}@{alias} to go back to; there is none left.")
+    return found[-1]
 
 
 def _moves(connection: Connection, model: str, alias: str) -> list[Move]:

@@ -100,7 +100,7 @@ def open_services(settings: Settings) -> Services:
         ingest=Ingest(*bounds),
         codec=Ingest(*bounds),
         intake=Intake(rooms.datasets, rooms.blobs, Ingest(*bounds)),
-        inference=Inference(rooms.registry, settings.serve_on, settings.max_loaded_bytes),
+        inference=Inference(rooms.registry, settings.serve_on, settings.max_loaded_bytes, settings.max_predict_cells),
         watch=Watch(rooms.jobs),
         keys=Keys(rooms.database, settings.configured_key()),
         _closers=[engine],

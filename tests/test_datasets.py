@@ -241,3 +241,13 @@ def test_sweeping_keeps_an_earlier_reading_while_a_job_may_need_it(rooms: Rooms)
 
     assert {dataset.raw_key, dataset.table_key, corrected.table_key} == kept
     assert {dataset.raw_key, corrected.table_key} == stored(rooms)
+
+
+def test_of_two_corrections_at_once_the_second_is_told_so(rooms: Rooms) -> None:
+    dataset, _ = add(rooms)
+    correct(rooms, dataset.id, b"first correction")
+
+    with rooms.blobs.staging("test") as folder, pytest.raises(Conflict, match="meanwhile"):
+        rooms.datasets.replace_table(dataset.id, parsed(folder, b"second correction"), dataset.table_key)
+
+    assert rooms.datasets.path(rooms.datasets.get(dataset.id).table_key).read_bytes() == b"first correction"

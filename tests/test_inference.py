@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import Corrupt, Invalid, NotFound, Unavailable
+from app.errors import Corrupt, Invalid, NotFound, TooLarge, Unavailable
 from app.inference import GOLDEN_TOLERANCE, Inference, shown_notes
 from app.learning.artifact import FILES, MANIFEST, Artifact
 from app.learning.encoder import MAX_WARNINGS
@@ -289,3 +289,13 @@ def test_versions_come_and_go_while_others_are_served(rooms: Rooms) -> None:
             future.result()
 
     assert {"stays"} == {model for model, _ in held(inference)} - {f"goes{i}" for i in range(8)}
+
+
+def test_more_cells_than_one_prediction_may_have_are_refused_before_they_are_computed(rooms: Rooms) -> None:
+    train(rooms)
+    inference = Inference(rooms.registry, "cpu", GIB, max_cells=9)
+
+    # three features, two classes
+    assert 3 == len(inference.predict(get(inference), Rows({"a": [1.0] * 3, "b": ["x"] * 3}, 3)).labels)
+    with pytest.raises(TooLarge, match="at most 3 rows for this model in one request, got 4"):
+        inference.predict(get(inference), Rows({"a": [1.0] * 4, "b": ["x"] * 4}, 4))

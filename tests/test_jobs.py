@@ -269,7 +269,7 @@ def test_a_cancelled_job_has_ended_and_left_the_queue(rooms: Rooms, queue: Calla
         assert ("cancelled", True) == (cancelled.status, cancelled.is_terminal)
         assert cancelled.finished_at is not None
         assert {"type": "status", "status": "cancelled"} == said(rooms, job)[-1]
-        with pytest.raises(Conflict, match="cancelled already"):
+        with pytest.raises(Conflict, match="is cancelled; only"):
             rooms.jobs.cancel(job.id)
 
     assert [] == queue("ENQUEUED")
@@ -313,7 +313,7 @@ def test_a_succeeded_job_has_its_version_and_stays(rooms: Rooms) -> None:
     assert {"type": "status", "status": "succeeded", "version": 7} == said(rooms, job)[-1]
     with pytest.raises(Conflict, match="only a failed or cancelled job"):
         rooms.jobs.resume(job.id)
-    with pytest.raises(Conflict, match="succeeded already"):
+    with pytest.raises(Conflict, match="is succeeded; only"):
         rooms.jobs.cancel(job.id)
 
 

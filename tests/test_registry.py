@@ -507,3 +507,13 @@ def test_a_version_never_changes(rooms: Rooms) -> None:
     assert before == rooms.registry.get_version("m", 1)
     weights = rooms.registry.load(before).weights
     assert all(np.array_equal(weights[name], value) for name, value in make_artifact(seed=1).weights.items())
+
+
+def test_a_rollback_passes_over_versions_that_it_is_told_of(rooms: Rooms) -> None:
+    for _ in range(3):
+        train(rooms)
+
+    assert (2, 1) == (rooms.registry.earlier("m", DEFAULT), rooms.registry.earlier("m", DEFAULT, {2}))
+    assert 1 == rooms.registry.rollback("m", DEFAULT, {2}).default_version
+    with pytest.raises(Conflict):
+        rooms.registry.earlier("m", DEFAULT)

@@ -67,6 +67,18 @@ async def authorize(
     scopes = given.keys.scopes(credentials.credentials)
     if scopes is None:
         raise Unauthorized("This key is not known.")
+    request.state.scopes = scopes
     scope = needed(route)
-    if scope != "any" and scope not in scopes and "admin" not in scopes:
+    if scope != "any":
+        require(request, scope)
+
+
+def require(request: Request, scope: Scope) -> None:
+    """Let a request go on whose key has a scope, or that needed none.
+
+    Raises:
+        Forbidden: the key has not the scope.
+    """
+    scopes: tuple[Scope, ...] | None = getattr(request.state, "scopes", None)
+    if scopes is not None and scope not in scopes and "admin" not in scopes:
         raise Forbidden(f"Expected a key with the scope {scope}; this one has {', '.join(scopes) or 'none'}.")

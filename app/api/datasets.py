@@ -202,7 +202,7 @@ async def patch_dataset(id: Id, body: Annotated[DatasetPatch, Depends(json_body(
     raw = given.rooms.datasets.raw_path(dataset)
     with staging(given) as folder:
         parsed = await given.ingest.parse(raw, dataset.format, folder / "table", kinds)
-        changed = await asyncio.to_thread(given.rooms.datasets.replace_table, id, parsed)
+        changed = await asyncio.to_thread(given.rooms.datasets.replace_table, id, parsed, dataset.table_key)
     return DatasetOut.of(changed)
 
 

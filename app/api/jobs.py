@@ -148,7 +148,7 @@ def _digest(name: str, body: Path) -> str:
 
 
 async def _read(given: Services, body: Path, data: Path) -> tuple[TrainSpec, Dataset | Parsed]:
-    reply = await given.ingest.split(body, data)
+    reply = await given.codec.split(body, data)
     document: dict[str, Any] = reply["rest"]
     dataset_id = document.pop("dataset", None)
     if (dataset_id is None) == (not reply["has_data"]):

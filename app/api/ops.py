@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from importlib import metadata
 from typing import Annotated, Any
@@ -40,7 +41,7 @@ async def readyz(
     answer: dict[str, Any] = {"status": "ready"}
     if given.settings.insecure_no_auth and not given.settings.needs_key:
         answer["warning"] = "served without keys: insecure_no_auth"
-    return answer | {"checks": _checks(given)} if verbose else answer
+    return answer | {"checks": await asyncio.to_thread(_checks, given)} if verbose else answer
 
 
 def _checks(given: Services) -> dict[str, str]:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api.access import require
 from app.api.answers import ARROW, NPZ, WRITERS
 from app.api.bodies import MULTIPART, media_type, read_body, staging
-from app.api.datasets import FORMATS, receive
+from app.api.datasets import FORMATS, UPLOAD_BODY, receive
 from app.api.deps import Given, ModelRef, negotiate
 from app.api.problems import documented
 from app.api.schemas import Evaluation, PredictionOut, SliceFigures
@@ -90,7 +91,8 @@ EVALUATE_BODY: dict[str, Any] = {
             "schema": {"type": "string"},
             "examples": {"table": {"value": "length,weight,species\n181,3750,Adelie\n217,5200,Gentoo\n"}},
         },
-        "application/x-npz": {"schema": {"type": "string", "format": "binary"}},
+        **{name: content for name, content in UPLOAD_BODY["content"].items() if "examples" not in content},
+        **{name: {"schema": {"type": "string"}} for name in ("text/tab-separated-values", "application/x-ndjson")},
     },
 }
 
@@ -172,9 +174,9 @@ async def _transcode(given: Services, form: str, body: bytes) -> bytes:
 
 async def _to_arrow(given: Services, columns: bytes) -> bytes:
     with staging(given) as folder:
-        (folder / "columns").write_bytes(columns)
+        await asyncio.to_thread((folder / "columns").write_bytes, columns)
         await given.codec.to_arrow(folder / "columns", folder / "arrow")
-        return (folder / "arrow").read_bytes()
+        return await asyncio.to_thread((folder / "arrow").read_bytes)
 
 
 @router.post(
@@ -194,7 +196,8 @@ async def evaluate(
 ) -> Any:
     """Score a version on labelled rows: a data set, data in the body, or a raw file. Nothing is stored.
 
-    `by` adds `slices`, one for each value of a column, with the main figures of its rows.
+    `by` adds `slices`, one for each value of a column, with the main figures of its rows. A stored data set takes a key
+    that may read it, one with the scope `train`.
     """
     loaded = await asyncio.to_thread(given.inference.get, Ref.parse(ref))
     with staging(given) as folder:
@@ -202,7 +205,7 @@ async def evaluate(
         form, _ = await receive(request, given, raw)
         dataset_id = None
         if form == "json" and media_type(request) != MULTIPART:
-            reply = await given.ingest.split(raw, folder / "data")
+            reply = await given.codec.split(raw, folder / "data")
             dataset_id = reply["rest"].pop("dataset", None)
             if (dataset_id is not None) == reply["has_data"] or reply["rest"]:
                 raise Invalid('Expected an object with one of "dataset" and "data".')
@@ -210,6 +213,8 @@ async def evaluate(
         if dataset_id is None:
             await given.ingest.parse(raw, form, table_path)
         elif isinstance(dataset_id, str):
+            # its slices and scores tell what is in it
+            require(request, "train")
             dataset = await asyncio.to_thread(given.rooms.datasets.get_ready, dataset_id)
             table_path = given.rooms.datasets.path(dataset.table_key)
         else:

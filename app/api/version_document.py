@@ -8,12 +8,8 @@ from app import __version__
 from app.registry import Version
 
 
-def describe(version: Version, example: dict[str, Any] | None) -> dict[str, Any]:
-    """Describe how to ask this version, as OpenAPI 3.1.
-
-    Args:
-        example: a row that the version knows, such as one of its golden records, or None.
-    """
+def describe(version: Version) -> dict[str, Any]:
+    """Describe how to ask this version, as OpenAPI 3.1; the example is made up of what training saw, and is no row of it."""
     ref = f"{version.model}@{version.version}"
     classes = version.document["classes"]
     row = {
@@ -28,8 +24,7 @@ def describe(version: Version, example: dict[str, Any] | None) -> dict[str, Any]
             "properties": {"records": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Row"}}},
         }
     }
-    if example is not None:
-        body["example"] = {"records": [example]}
+    body["example"] = {"records": [{each["name"]: _value(each) for each in version.document["inputs"]}]}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -103,3 +98,9 @@ def _cell(each: dict[str, Any]) -> dict[str, Any]:
         "anyOf": [{"type": "number"}, *missing],
         "description": f"Seen in training: {each['min']:g} to {each['max']:g}.",
     }
+
+
+def _value(each: dict[str, Any]) -> Any:
+    if each["kind"] == "categorical":
+        return next(iter(each["categories"]), None)
+    return True if each["kind"] == "boolean" else each["min"] / 2 + each["max"] / 2

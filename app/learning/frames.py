@@ -63,7 +63,20 @@ def _read_arrow_stream(path: Path, bounds: Bounds) -> pl.DataFrame:
 def _checked(frame: pl.DataFrame, bounds: Bounds) -> pl.DataFrame:
     _check_schema(frame.schema, bounds)
     check_rows(frame.height, bounds, frame.width)
+    for series in frame:
+        if series.dtype in (pl.Int128, pl.UInt128):
+            _check_64_bits(series)
     return frame
+
+
+def _check_64_bits(series: pl.Series) -> None:
+    """Refuse an integer that the JSON of an answer could not carry."""
+    for row, value in enumerate(series.to_list()):
+        if value is not None and not -(2**63) <= value < 2**64:
+            raise Invalid.at(
+                ("rows", row, series.name),
+                f"Expected integers of at most 64 bits in column {series.name!r}, got a longer one in row {row}.",
+            )
 
 
 def _decoded(form: str, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:

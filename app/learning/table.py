@@ -227,10 +227,12 @@ def match_labels(column: Column, classes: Sequence[Label]) -> tuple[NDArray[np.i
         y int32 (n,), indices into `classes`, -1 where missing; and the labels that are no class.
     """
     known = {label_key(label): i for i, label in enumerate(classes)}
+    # "True" and "true" may be two classes
+    texts: dict[Label, int] = {label: i for i, label in enumerate(classes) if isinstance(label, str)}
     present, codes = column.labels()
-    strange = [label for label in present if label_key(label) not in known]
-    index = np.array([known.get(label_key(label), -1) for label in present] + [-1], np.int32)
-    return index[codes], strange
+    found = [texts.get(label, known.get(label_key(label), -1)) for label in present]
+    strange = [label for label, i in zip(present, found, strict=True) if i < 0]
+    return np.array([*found, -1], np.int32)[codes], strange
 
 
 def _used(texts: Sequence[str], codes: NDArray[np.int32], posted: Posted) -> tuple[list[Label], NDArray[np.int32]]:

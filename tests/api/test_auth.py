@@ -23,6 +23,7 @@ from app.serve import _give_key
 from app.training import Rooms
 from app.wiring import open_services
 from tests.api.conftest import KEY, listed
+from tests.api.test_statuses import prepare
 from tests.api.wire import JSON, check_problem, exchange, head
 from tests.conftest import Start
 
@@ -311,3 +312,23 @@ def test_nothing_was_stored_on_the_locked_service(locked: httpx.Client) -> None:
 def test_uvicorn_trusts_no_proxy_header() -> None:
     # what the service builds on: a forwarded Host would get around the check
     assert not uvicorn.Config(FastAPI(), proxy_headers=False).proxy_headers
+
+
+def test_a_key_to_predict_reads_no_stored_data_by_way_of_evaluate(tmp_path: Path, migrated: Path) -> None:
+    service, names = prepare(tmp_path / "data", migrated)
+    service.settings["api_key"] = KEY
+    try:
+        with httpx.Client(base_url=service.start().url, timeout=60) as http:
+            made = http.post("/api/v1/keys", json={"scopes": ["predict"]}, headers=BEARER).raise_for_status().json()
+            mine = {"Authorization": f"Bearer {made['key']}"}
+            own = {"data": {"columns": {"a": [1, 2], "b": ["x", "z"], "y": ["no", "yes"]}}}
+
+            asked = [
+                http.post("/api/v1/models/m/evaluate?by=a", json=body, headers=mine)
+                for body in ({"dataset": names["dataset"]}, own)
+            ]
+
+            assert "the scope train" in check_problem(asked[0], 403, "forbidden")["detail"]
+            assert 403 != asked[1].status_code
+    finally:
+        service.kill_all()

@@ -295,3 +295,12 @@ def test_every_body_may_be_compressed(http: httpx.Client, penguins: Job, encodin
         )
         assert 200 == plain.status_code, plain.text
         assert plain.json() == packed.json(), path
+
+
+@pytest.mark.parametrize("path", ["train", "evaluate"])
+def test_a_large_body_without_data_is_refused_and_not_a_fault(http: httpx.Client, penguins: Job, path: str) -> None:
+    body = b'{"x": [' + b"1," * 2_000_000 + b"1]}"
+
+    answer = http.post(f"/api/v1/models/penguins/{path}", content=body, headers={"Content-Type": "application/json"})
+
+    assert "beside data" in check_problem(answer, 413, "too_large")["detail"]

@@ -267,3 +267,11 @@ def test_what_is_to_be_predicted_becomes_the_json_that_could_have_been_posted(pa
         "word": ["x", None, "y"],
         "day": ["2020-01-31", None, None],
     } == found["columns"]
+
+
+def test_integers_that_json_cannot_carry_are_refused(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"a": [1.0], "y": pl.Series([2**70], dtype=pl.Int128)})
+    frame.write_ipc(tmp_path / "upload")
+
+    with pytest.raises(Invalid, match="64 bits in column 'y', got a longer one in row 0"):
+        parse(tmp_path / "upload", "arrow_file", Bounds(10, 10), {})

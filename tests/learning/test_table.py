@@ -171,3 +171,12 @@ def test_only_the_first_rows_are_read_where_no_more_are_asked_for(tmp_path: Path
 def test_an_unknown_column_is_a_key_error() -> None:
     with pytest.raises(KeyError, match="z"):
         Table((numeric(1),), "n").column("z")
+
+
+def test_spellings_of_true_that_are_classes_of_their_own_are_told_apart() -> None:
+    texts = ("True", "maybe", "true")
+    column = Column("y", "categorical", np.array([0, 1, 2], np.int32), texts, posted="str")
+
+    y, unknown = match_labels(column, texts)
+
+    assert ([0, 1, 2], []) == (y.tolist(), unknown)
