@@ -80,7 +80,7 @@ def test_cancel_of_a_running_job_ends_its_child_and_nothing_is_published(crew: S
     assert seconds < 4
     with pytest.raises(JobCancelled):
         boss.wait(job, timeout=10)
-    with pytest.raises(Conflict, match="cancelled already"):
+    with pytest.raises(Conflict, match="is cancelled; only"):
         boss.cancel(job)
     with pytest.raises(NotFound):
         boss.model("cancelled")
