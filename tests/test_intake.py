@@ -58,7 +58,7 @@ class Intake:
     @contextmanager
     def held(self) -> Iterator[int]:
         """Stop its parser, so that what is uploaded stays unread; gives the parser's id."""
-        # the first to start is the one of small uploads
+        # those of small uploads and of JSON bodies started before it
         child = max(self.service.find("app.ingest_child"))
         os.kill(child, signal.SIGSTOP)
         try:
@@ -79,6 +79,7 @@ def intake(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
     engine.close()
     rooms.database.close()
     running = Intake(Service(data_dir, {"workers": "0", "max_parsed_at_once_bytes": str(AT_ONCE)}).start())
+    check_problem(running.request("POST", "/api/v1/models/m/evaluate", json={"dataset": "ds_0"}), 404)
     running.settled(running.upload(table("first")).json()["id"])
     yield running
     assert running.service.stop() == 0
