@@ -91,15 +91,7 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     folder = Path(request["folder"])
     sha256 = artifact.write(made, folder)
     document = {
-        "weights_sha256": artifact.weights_sha256(fitted.weights),
-        "inputs": [_input(each) for each in encoder.document()],
-        "classes": list(classes),
-        "spec": spec.model_dump(mode="json"),
-        "metrics": figures,
-        "history": fitted.history,
-        "stopped": fitted.stopped,
-        "parameters": count_parameters(encoder.width, spec, len(classes)),
-        "features": encoder.width,
+        **_document(made, fitted),
         "rows": {"train": len(train_set.x), "validation": 0 if validation is None else len(validation.x)},
         "size_bytes": sum(file.stat().st_size for file in folder.iterdir()),
         "environment": {**fit.environment(), "device": device},
@@ -107,6 +99,22 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     shown = {"loss": ours["loss"], "accuracy": ours["accuracy"]}
     shown |= {f"val_{name}": theirs[name] if theirs else None for name in ("loss", "accuracy")}
     return {"sha256": sha256, "document": document, "metrics": shown}
+
+
+def _document(made: artifact.Artifact, fitted: fit.Fitted) -> dict[str, Any]:
+    """Say what a version is to those who ask for it, by what is in the version itself."""
+    spec = made.training["spec"]
+    return {
+        "weights_sha256": artifact.weights_sha256(made.weights),
+        "inputs": [_input(each) for each in made.encoder.document()],
+        "classes": list(made.classes),
+        "spec": spec,
+        "metrics": made.training["metrics"],
+        "history": fitted.history,
+        "stopped": fitted.stopped,
+        "parameters": count_parameters(made.encoder.width, TrainSpec.model_validate(spec), len(made.classes)),
+        "features": made.encoder.width,
+    }
 
 
 def _start(request: dict[str, Any]) -> artifact.Artifact | None:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 from fastapi import Request
@@ -17,6 +17,9 @@ from python_multipart.multipart import parse_options_header
 
 from app.errors import Invalid, Malformed, TooLarge, UnsupportedMedia, disk_full_is_a_fact
 from app.wiring import REQUEST, Services
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MULTIPART = "multipart/form-data"
 #: what is decompressed at once, however little it came from
@@ -223,7 +226,8 @@ class _Form:
         self.is_ended = False
         self.media_type = ""
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> MultipartCallbacks:
+        """Give what the parser is to call, by the names of its events."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._header_name,
@@ -274,7 +278,7 @@ async def _spool_form(request: Request, file: BinaryIO, limit: int) -> Spooled:
     if not 0 < len(boundary) <= 70:
         raise Malformed("Expected multipart/form-data with a boundary of 1 to 70 characters.")
     form = _Form(file, limit)
-    parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+    parser = MultipartParser(boundary, form.callbacks())
     try:
         async for chunk in chunks(request, limit + _ENVELOPE_BYTES):
             parser.write(chunk)
