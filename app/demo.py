@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.client import Client, FitserveError, Job
-from app.commands import follow, make_console, show_evaluation, show_version
+from app.terminal import follow, make_console, show_evaluation, show_version
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -20,8 +20,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     # the public API is their only door
     "client": set(),
-    "commands": {"client"},
-    "demo": {"client", "commands"},
+    "terminal": {"client"},
+    "commands": {"client", "terminal"},
+    "demo": {"client", "terminal"},
     "learning": {"errors"},
     "storage": {"errors"},
     "engine": set(),
