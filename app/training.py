@@ -11,7 +11,7 @@ from app.datasets import Dataset, Datasets, Parsed
 from app.errors import Invalid, StorageFull
 from app.jobs import Claim, Job, Jobs, NewJob
 from app.learning.spec import Limits, Resolved, TrainSpec, adopt, resolve
-from app.learning.table import load
+from app.learning.table import TableFile
 from app.learning.verdict import estimate, examine
 from app.registry import Ref, Registry, Version
 from app.storage.blobs import Blobs
@@ -88,7 +88,7 @@ def tell(rooms: Rooms, table: Dataset | Parsed, prepared: Prepared) -> dict[str,
     resolved = prepared.resolved
     path = table.path if isinstance(table, Parsed) else rooms.datasets.path(table.table_key)
     target = str(resolved.spec.target)
-    found = examine(load(path), target, resolved.columns)
+    found = examine(TableFile(path), target, resolved.columns)
     doubts = [
         f"column {c['name']!r}: {text}"
         for c in table.columns

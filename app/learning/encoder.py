@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import FAULT_LIMIT, Fault, Invalid
-from app.learning.table import BLANKS, MISSING, Column, Table
+from app.learning.table import BLANKS, MISSING, Column, Columns
 
 MAX_WARNINGS = 100
 UNSEEN = -2
@@ -209,7 +209,9 @@ class Encoder:
         return x
 
 
-def fit_encoder(table: Table, names: Sequence[str], rows: NDArray[np.intp], *, scaling: str, encoding: str) -> Encoder:
+def fit_encoder(
+    table: Columns, names: Sequence[str], rows: NDArray[np.intp], *, scaling: str, encoding: str
+) -> Encoder:
     """Learn an encoder from the training rows alone.
 
     Args:
@@ -279,7 +281,7 @@ def _note(notes: Notes, each: Input, values: NDArray[Any], is_missing: NDArray[n
         notes.add(each.name, "out_of_range", np.flatnonzero((values < each.low) | (values > each.high)))
 
 
-def table_cells(encoder: Encoder, table: Table) -> dict[str, NDArray[Any]]:
+def table_cells(encoder: Encoder, table: Columns) -> dict[str, NDArray[Any]]:
     """Read a table's columns in an encoder's terms.
 
     Raises:

@@ -1,23 +1,24 @@
-"""A table in memory: typed columns as arrays, their statistics, and the file they are kept in.
+"""Tables: typed columns as arrays, their statistics, and the file they are kept in, which is read as lazily as asked.
 
-Knows nothing of the formats tables arrive in (`formats`), nor of storage, nor of networks. Needs NumPy alone.
+Knows nothing of the formats tables arrive in (`formats`), nor of storage, nor of networks, nor of polars.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from app.errors import Invalid
+from app.learning.tensors import Tensors, TensorWriter
 
 Kind = Literal["numeric", "categorical", "boolean", "datetime", "text"]
 Posted = Literal["bool", "int", "float", "str"]
@@ -29,6 +30,9 @@ MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"})
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 TOP = 10
 SCHEMA = "schema"
+#: what the schema says of a column
+_DESCRIBED = ("name", "kind", "categories", "posted", "spellings", "warnings")
+_COPY_BYTES = 1024**2
 #: how much of a long text a description shows
 TOP_CHARACTERS = 80
 
@@ -145,47 +149,100 @@ class Table:
         return [column.name for column in self.columns]
 
     def save(self, path: Path) -> None:
-        """Write the table to one safetensors file, its schema as JSON in the last array."""
-        tensors: dict[str, NDArray[Any]] = {}
-        schema = []
-        for i, column in enumerate(self.columns):
-            tensors[f"{i}"] = np.ascontiguousarray(column.values)
-            if column.codes is not None:
-                tensors[f"{i}.codes"] = np.ascontiguousarray(column.codes)
-            names = ("name", "kind", "categories", "posted", "spellings", "warnings")
-            schema.append({name: getattr(column, name) for name in names})
-        document = {"columns": schema, "default_target": self.default_target, "warnings": self.warnings}
+        """Write the table to a file that `TableFile` reads."""
+        write_table(path, self.columns, len(self.columns), self.default_target, self.warnings)
+
+
+class Columns(Protocol):
+    """What is asked of a table by those who look at one column at a time; a `Table` has it, and a `TableFile`."""
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names, in order."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+
+    def column(self, name: str) -> Column:
+        """Give a column by name, or raise `KeyError`."""
+
+
+class TableFile:
+    """A table in its file: what opening it reads is the columns' names and texts, but none of their n cells.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is none, or is cut off; here or where cells are read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._tensors = Tensors(path)
         # the format's own metadata holds at most 100 MB, and the texts of a column may be more
-        tensors[SCHEMA] = np.frombuffer(json.dumps(document).encode(), np.uint8)
-        save_file(tensors, path)
+        document = orjson.loads(self._tensors.read(SCHEMA).data)
+        #: where each stands, and the column without its cells
+        self._columns: dict[str, tuple[int, Column]] = {}
+        for i, each in enumerate(document["columns"]):
+            texts = {name: tuple(each[name]) for name in ("categories", "spellings", "warnings")}
+            self._columns[each["name"]] = (i, Column(**{**each, **texts}, values=np.empty(0)))
+        self.rows = self._tensors.length("0")
+        self.default_target = str(document["default_target"])
+        self.warnings: tuple[str, ...] = tuple(document["warnings"])
+
+    @property
+    def names(self) -> list[str]:
+        """The columns' names, in order."""
+        return list(self._columns)
+
+    def column(self, name: str) -> Column:
+        """Read a column by name, or raise `KeyError`."""
+        return self._read(name, self._tensors.read)
+
+    def slice(self, start: int, stop: int, names: Sequence[str]) -> Table:
+        """Read the rows [start, stop) of these columns; beyond the end there are none."""
+        return self._table(names, partial(self._tensors.read, start=start, stop=stop))
+
+    def take(self, rows: NDArray[np.intp], names: Sequence[str]) -> Table:
+        """Read a few rows of these columns, by their indices (m,), which ascend."""
+        return self._table(names, partial(self._tensors.take, rows=rows))
+
+    def _table(self, names: Sequence[str], read: Callable[[str], NDArray[Any]]) -> Table:
+        return Table(tuple(self._read(name, read) for name in names), self.default_target, self.warnings)
+
+    def _read(self, name: str, read: Callable[[str], NDArray[Any]]) -> Column:
+        i, column = self._columns[name]
+        has_codes = f"{i}.codes" in self._tensors
+        return replace(column, values=read(f"{i}"), codes=read(f"{i}.codes") if has_codes else None)
 
 
 def load(path: Path, limit: int | None = None) -> Table:
-    """Read a table that `Table.save` wrote, or its first `limit` rows."""
-    with safe_open(path, "numpy") as file:
-        document = json.loads(file.get_tensor(SCHEMA).tobytes())
-        present = set(file.keys())
+    """Read a whole table from its file, or its first `limit` rows."""
+    file = TableFile(path)
+    return file.slice(0, file.rows if limit is None else limit, file.names)
 
-        def array(name: str) -> NDArray[Any]:
-            part = file.get_slice(name)
-            # unlike Python's, its slices may not go beyond the end
-            tensor: NDArray[Any] = part[: part.get_shape()[0] if limit is None else min(limit, part.get_shape()[0])]
-            return tensor
 
-        columns = [
-            Column(
-                name=c["name"],
-                kind=c["kind"],
-                values=array(f"{i}"),
-                categories=tuple(c["categories"]),
-                posted=c["posted"],
-                codes=array(f"{i}.codes") if f"{i}.codes" in present else None,
-                spellings=tuple(c["spellings"]),
-                warnings=tuple(c["warnings"]),
-            )
-            for i, c in enumerate(document["columns"])
-        ]
-    return Table(tuple(columns), document["default_target"], tuple(document["warnings"]))
+def write_table(
+    path: Path, columns: Iterable[Column], count: int, default_target: str, warnings: Sequence[str] = ()
+) -> None:
+    """Write a table to a safetensors file, its schema as JSON in the last array; no two columns are held at once.
+
+    Args:
+        columns: made as they are asked for; where that fails, so does this, and the file is of no use.
+        count: how many there will be at most.
+    """
+    with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as schema:
+        tensors = TensorWriter(file, 2 * count + 1)
+        schema.write(b'{"columns":')
+        for i, column in enumerate(columns):
+            for name, array in ((f"{i}", column.values), (f"{i}.codes", column.codes)):
+                if array is not None:
+                    tensors.add(name, array.dtype, [np.ascontiguousarray(array).data])
+            schema.write((b"," if i else b"[") + orjson.dumps({name: getattr(column, name) for name in _DESCRIBED}))
+        rest = orjson.dumps({"default_target": default_target, "warnings": warnings})
+        schema.write(b"]," + rest.removeprefix(b"{"))
+        schema.seek(0)
+        tensors.add(SCHEMA, np.uint8, iter(partial(schema.read, _COPY_BYTES), b""))
+        tensors.finish()
 
 
 def clean_names(header: Iterable[str]) -> tuple[list[str], list[str]]:

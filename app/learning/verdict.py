@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning.spec import TrainSpec
-from app.learning.table import Column, Label, Table
+from app.learning.table import Column, Columns, Label
 
 #: a class with fewer rows than this can hardly be learned or measured
 RARE_ROWS = 10
@@ -47,7 +47,7 @@ class Verdict:
     warnings: tuple[str, ...]
 
 
-def examine(table: Table, target: str, columns: Sequence[str]) -> Verdict:
+def examine(table: Columns, target: str, columns: Sequence[str]) -> Verdict:
     """Look at the classes, and for columns that give the target away.
 
     Args:

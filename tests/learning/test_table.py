@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from app.learning.table import TOP, TOP_CHARACTERS, Column, Label, Table, label_key, load, match_labels
+from app.learning.table import TOP, TOP_CHARACTERS, Column, Label, Table, TableFile, label_key, load, match_labels
 
 
 def numeric(*values: float | None, posted: Any = "float") -> Column:
@@ -180,3 +182,115 @@ def test_spellings_of_true_that_are_classes_of_their_own_are_told_apart() -> Non
     y, unknown = match_labels(column, texts)
 
     assert ([0, 1, 2], []) == (y.tolist(), unknown)
+
+
+#: one column of each way that a table keeps cells
+MANY = Table(
+    (
+        numeric(*range(20_000)),
+        Column("f", "numeric", np.arange(20_000, dtype=np.float32)),
+        Column("o", "numeric", np.ones(20_000), codes=np.arange(20_000, dtype=np.int32) % 2, spellings=("01", "1")),
+        texts(*("é\n", None, "b", "b") * 5000),
+    ),
+    "t",
+    ("noticed",),
+)
+
+
+def shown(column: Column) -> list[Any]:
+    """Give what can be compared of a column: its fields, and its cells as bytes."""
+    fields = {
+        field: getattr(column, field) for field in ("name", "kind", "categories", "posted", "spellings", "warnings")
+    }
+    return [fields, *((a.dtype, a.tobytes()) for a in (column.values, column.codes) if a is not None)]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `MANY` is kept."""
+    path = tmp_path_factory.mktemp("table") / "table"
+    MANY.save(path)
+    return path
+
+
+def test_a_file_tells_its_schema_and_gives_a_column_at_a_time(path: Path) -> None:
+    file = TableFile(path)
+
+    assert (20_000, ["n", "f", "o", "t"], "t", ("noticed",)) == (
+        file.rows,
+        file.names,
+        file.default_target,
+        file.warnings,
+    )
+    for column in MANY.columns:
+        assert shown(column) == shown(file.column(column.name))
+    with pytest.raises(KeyError, match="z"):
+        file.column("z")
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 3), (8191, 8193), (19_999, 30_000), (5, 5), (30_000, 30_001)])
+def test_rows_of_a_file_are_those_of_the_table(path: Path, start: int, stop: int) -> None:
+    file = TableFile(path)
+
+    part = file.slice(start, stop, ["t", "o"])
+
+    assert ["t", "o"] == part.names
+    assert [MANY.column(n).cells(20_000)[start:stop] for n in part.names] == [c.cells(20_000) for c in part.columns]
+    # texts are there once, however many parts are read
+    assert part.column("t").categories is file.column("t").categories
+
+
+@pytest.mark.parametrize("rows", [[], [0], [19_999], [0, 1, 8191, 8192, 16_385, 19_999], list(range(20_000))])
+def test_a_few_rows_of_a_file_are_those_of_the_table(path: Path, rows: list[int]) -> None:
+    part = TableFile(path).take(np.array(rows, np.intp), ["f", "t"])
+
+    for column in part.columns:
+        whole = MANY.column(column.name)
+        assert whole.values.dtype == column.values.dtype
+        assert whole.values[rows].tolist() == column.values.tolist()
+
+
+def test_a_file_is_one_that_safetensors_reads(path: Path) -> None:
+    with safe_open(path, "numpy") as file:
+        assert {"0", "1", "2", "2.codes", "3", "schema"} == set(file.keys())
+        assert MANY.columns[0].values.tolist() == file.get_tensor("0").tolist()
+        assert [1.0, 2.0] == file.get_slice("1")[1:3].tolist()
+        assert "é\n" in json.loads(file.get_tensor("schema").tobytes())["columns"][3]["categories"]
+
+
+def test_a_file_of_the_layout_of_safetensors_itself_opens(tmp_path: Path, path: Path) -> None:
+    with safe_open(path, "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # as ASCII, which is how earlier releases wrote it
+    schema = json.dumps(json.loads(tensors["schema"].tobytes())).encode()
+    save_file({**tensors, "schema": np.frombuffer(schema, np.uint8)}, tmp_path / "table")
+
+    found = TableFile(tmp_path / "table")
+
+    assert [shown(column) for column in MANY.columns] == [shown(found.column(name)) for name in found.names]
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 60_000])
+def test_a_file_that_is_cut_off_is_a_value_error(tmp_path: Path, path: Path, kept: int) -> None:
+    (tmp_path / "table").write_bytes(path.read_bytes()[:kept])
+
+    with pytest.raises(ValueError, match="Expected"):
+        TableFile(tmp_path / "table")
+
+
+def test_what_has_been_read_is_not_mapped(path: Path) -> None:
+    file = TableFile(path)
+    file.column("n")
+
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+def test_a_table_of_many_columns_has_room_for_its_header(tmp_path: Path) -> None:
+    codes = np.array([0], np.int32)
+    columns = [Column(f"c{i}", "numeric", np.ones(1), codes=codes, spellings=("01",)) for i in range(3000)]
+
+    Table(tuple(columns), "c0").save(tmp_path / "table")
+
+    with safe_open(tmp_path / "table", "numpy") as file:
+        assert 6001 == len(list(file.keys()))
+    assert 3000 == len(TableFile(tmp_path / "table").names)
