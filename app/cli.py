@@ -88,8 +88,8 @@ def _work(settings: Settings, parent: int | None) -> None:
     if parent is not None:
         die_with_parent(parent)
     configure(settings.log_level)
-    from app.wiring import open_rooms
-    from app.worker import Worker
+    from app.wiring import encoded_bytes, open_rooms
+    from app.worker import Means, Worker
 
     _make_data_dir(settings)
     # two workers of one name would redo each other's jobs
@@ -98,7 +98,9 @@ def _work(settings: Settings, parent: int | None) -> None:
         _migrate(settings)
     rooms, engine = open_rooms(settings)
     try:
-        Worker(rooms, settings.worker_name, max(settings.workers, 1)).run()
+        slots = max(settings.workers, 1)
+        means = Means(slots, encoded_bytes(settings), settings.data_dir.absolute() / "cache")
+        Worker(rooms, settings.worker_name, means).run()
     finally:
         engine.close()
         rooms.database.close()

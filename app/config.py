@@ -69,12 +69,18 @@ class Settings(BaseSettings):
     max_job_seconds: Count = Field(3600, description="Longest training run; a spec's max_seconds cannot exceed it.")
     max_ingest_seconds: Count = Field(600, description="Longest time to parse one upload.")
     max_ingest_bytes: int = Field(0, ge=0, description="Memory of a process that parses; 0 is half of the machine's.")
+    max_training_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory of a job's encoded rows, beyond which they stay on disk; 0 is half of the machine's.",
+    )
     max_queued_jobs: Count = Field(1000, description="Jobs that may wait.")
     max_streams: Count = Field(200, description="Event streams open at once.")
     max_loaded_bytes: Bytes = Field(GIB, description="Memory for versions kept loaded for serving.")
     keep_unused_datasets_days: Days = Field(0, description="Data sets that no version or open job came from; 0 keeps.")
     keep_events_days: Days = Field(90, description="Events of jobs that have ended; 0 keeps.")
     keep_jobs_days: Days = Field(0, description="Records of jobs that have ended; 0 keeps.")
+    keep_checkpoints_days: Days = Field(7, description="Checkpoints of failed and cancelled jobs; 0 keeps.")
     keep_engine_days: Days = Field(1, description="The queue's own rows of jobs that have ended; 0 keeps.")
     sweep_seconds: float = Field(600, gt=0, description="How often what is too old is removed.")
     header_seconds: float = Field(10, gt=0, description="Time a client has to send its request head.")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning import artifact, fit
+from app.learning import artifact, keras_network
 from app.learning.encoder import Input, records_cells
 from app.learning.network import Rescaling, run_onnx, to_onnx
 
@@ -42,8 +42,8 @@ def _write(made: artifact.Artifact, form: str, out: Path, *, takes_raw: bool) ->
             out.write_bytes(to_onnx(made.architecture, made.weights, rescaling))
             found = run_onnx(out.read_bytes(), x)
         else:
-            fit.save(form, made.architecture, made.weights, rescaling, str(out))
-            found = fit.predict_file(form, str(out), x)
+            keras_network.save(form, made.architecture, made.weights, rescaling, str(out))
+            found = keras_network.predict_file(form, str(out), x)
     return float(np.abs(found - np.array(made.golden["probabilities"], np.float32)).max())
 
 
@@ -70,7 +70,7 @@ def _card(made: artifact.Artifact, difference: float, takes: str, inputs: list[s
         "inputs": inputs,
         "largest_difference": difference,
         "checked_on_rows": len(made.golden["records"]),
-        "environment": fit.environment(),
+        "environment": keras_network.environment(),
     }
 
 

@@ -275,8 +275,8 @@ class Inference:
         if not self.serves_on_gpu:
             return OnnxRuntime(artifact.architecture, artifact.weights)
         # Keras is imported where there is a GPU to use and nowhere else
-        fit = importlib.import_module("app.learning.fit")
-        runtime: Runtime = fit.KerasRuntime(artifact.architecture, artifact.weights, "gpu:0")
+        keras_network = importlib.import_module("app.learning.keras_network")
+        runtime: Runtime = keras_network.KerasRuntime(artifact.architecture, artifact.weights, "gpu:0")
         return runtime
 
     def _verify(self, loaded: Loaded) -> None:

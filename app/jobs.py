@@ -65,6 +65,7 @@ class Job:
     queue_position: int | None
     attempt: int
     device: str | None
+    loop: str | None
     dataset_id: str
     table_key: str
     validation_table_key: str | None
@@ -193,6 +194,12 @@ class Jobs:
         query = sa.select(jobs.c.id).where(uses, jobs.c.status.in_(ACTIVE)).limit(1)
         return connection.execute(query).first() is not None
 
+    def resumable(self, since: str) -> set[str]:
+        """Give the ids of jobs that are queued or running, or that failed or were cancelled since a time."""
+        ended = jobs.c.status.in_(("failed", "cancelled")) & (jobs.c.finished_at >= since)
+        with self._database.read() as connection:
+            return set(connection.execute(sa.select(jobs.c.id).where(jobs.c.status.in_(ACTIVE) | ended)).scalars())
+
     def table_keys(self, connection: Connection) -> set[str]:
         """Give the tables of every job that runs, or may be resumed: its data set is still there."""
         query = sa.select(jobs.c.table_key, jobs.c.validation_table_key).where(
@@ -313,13 +320,26 @@ class Jobs:
             )
         return claim if is_claimed else None
 
-    def report(self, claim: Claim, news: Sequence[Mapping[str, Any]], progress: Mapping[str, Any] | None) -> bool:
-        """Append events and the present progress; False where the claim is void."""
+    def report(
+        self,
+        claim: Claim,
+        news: Sequence[Mapping[str, Any]],
+        progress: Mapping[str, Any] | None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Append events, and note the present progress and facts; False where the claim is void.
+
+        Args:
+            facts: `device`, `loop`: where and how the job computes; `learning_rate`: the one that it took in the end.
+        """
         values: dict[str, Any] = {} if progress is None else {"progress": dict(progress)}
         epochs = [event for event in news if event["type"] == "epoch"]
         if epochs:
             values["metrics"] = {name: epochs[-1].get(name) for name in METRICS}
+        values |= {name: value for name, value in (facts or {}).items() if name in ("device", "loop")}
         with self._database.write() as connection:
+            if facts and "learning_rate" in facts:
+                values["spec"] = _with_rate(_get(connection, claim.job_id).spec, facts["learning_rate"])
             return _change(connection, claim.job_id, news, _holds(claim), **values)
 
     def is_held(self, claim: Claim) -> bool:
@@ -329,11 +349,6 @@ class Jobs:
                 connection.execute(sa.select(jobs.c.id).where(jobs.c.id == claim.job_id, _holds(claim))).first()
                 is not None
             )
-
-    def set_device(self, claim: Claim, device: str) -> None:
-        """Note where the job computes."""
-        with self._database.write() as connection:
-            _change(connection, claim.job_id, [], _holds(claim), device=device)
 
     def hold(self, connection: Connection, claim: Claim) -> bool:
         """Keep a claim from being voided until the caller's transaction ends; False where it is void already."""
@@ -392,6 +407,10 @@ def _workflows(job: Job) -> list[str]:
 def _resumes(job: Job) -> int:
     """Count how often a job was resumed: each time it is new work to the engine, `job_….1`, `job_….2` and so on."""
     return int(job.workflow_id.rpartition(".")[2]) - 1
+
+
+def _with_rate(spec: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    return {**spec, "optimizer": {**spec.get("optimizer", {}), "learning_rate": rate}}
 
 
 def _holds(claim: Claim) -> sa.ColumnElement[bool]:

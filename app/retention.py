@@ -27,12 +27,14 @@ class Policy:
         events: of jobs that have ended, by the end; the job's own record stays.
         jobs: records of jobs that have ended, with their events.
         engine: the durable queue's own rows of jobs that have ended.
+        checkpoints: of jobs that failed or were cancelled, by the end; those of other jobs that have ended go at once.
     """
 
     datasets: float | None
     events: float | None
     jobs: float | None
     engine: float | None
+    checkpoints: float | None
 
     @classmethod
     def of(cls, settings: Settings) -> Policy:
@@ -42,12 +44,13 @@ class Policy:
             events=settings.keep_events_days or None,
             jobs=settings.keep_jobs_days or None,
             engine=settings.keep_engine_days or None,
+            checkpoints=settings.keep_checkpoints_days or None,
         )
 
 
 def sweep(rooms: Rooms, policy: Policy, moment: datetime) -> dict[str, int]:
     """Remove what is older than the policy keeps it; gives how much of each went."""
-    removed = {"jobs": 0, "events": 0, "engine": 0, "datasets": 0}
+    removed = {"jobs": 0, "events": 0, "engine": 0, "datasets": 0, "checkpoints": 0}
     if policy.jobs is not None:
         removed["jobs"] = rooms.jobs.forget(_stamp(moment, policy.jobs), BATCH)
     if policy.events is not None:
@@ -56,6 +59,10 @@ def sweep(rooms: Rooms, policy: Policy, moment: datetime) -> dict[str, int]:
         removed["engine"] = rooms.jobs.forget_engine_rows(moment - timedelta(days=policy.engine), BATCH)
     if policy.datasets is not None:
         removed["datasets"] = rooms.datasets.forget_unused(_stamp(moment, policy.datasets), rooms.jobs, BATCH)
+    # their jobs were there before they were
+    kept = rooms.checkpoints.job_ids()
+    since = "" if policy.checkpoints is None else _stamp(moment, policy.checkpoints)
+    removed["checkpoints"] = rooms.checkpoints.forget_all(kept - rooms.jobs.resumable(since))
     rooms.datasets.sweep(rooms.jobs)
     if any(removed.values()):
         logger.info("swept", extra=removed)

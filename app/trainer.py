@@ -1,29 +1,38 @@
 """The training child: one job from table files to a version's files. Knows neither the database nor the store.
 
-It imports Keras, says `ready`, reads one request as a line of JSON, writes events as lines of JSON, and exits.
+It imports Keras, says `ready`, reads one request as a line of JSON, writes events as lines of JSON, and exits. At
+SIGTERM it writes a checkpoint and says `interrupted`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# one job for one core: more threads gain nothing at these sizes, and other bits would come of them
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import FitserveError, Invalid, StorageFull, is_disk_full
-from app.learning import artifact, fit, metrics
+from app.learning import artifact, checkpoint, fit, keras_network, metrics
+from app.learning.batches import Examples, Source, sample
 from app.learning.encoder import Encoder, fit_encoder, table_cells
+from app.learning.examples import Part, encode_parts
 from app.learning.network import Architecture, OnnxRuntime
 from app.learning.spec import TrainSpec, count_parameters
-from app.learning.table import Column, Label, Table, label_key, load, match_labels
+from app.learning.table import Column, Label, TableFile, label_key, match_labels
 
 GOLDEN_ROWS = 8
 PARITY_ROWS = 1000
@@ -33,26 +42,100 @@ NICENESS = 10
 Emit = Callable[[dict[str, Any]], None]
 
 
-def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prepared:
+    """A request's data, ready to be fitted: class labels, how rows are encoded, and the encoded rows."""
+
+    classes: list[Label]
+    encoder: Encoder
+    train: Source
+    validation: Source | None
+    #: some rows of the table as they were posted, and encoded: what a version is checked on when it is loaded
+    golden: tuple[list[dict[str, Any]], NDArray[np.float32]]
+
+
+def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Carry out one job.
 
     Args:
-        request: `spec` (resolved), `columns`, `table`, `validation_table` or None, `folder` (empty), `job`, and
-            `start`, the `folder` and `sha256` of a version to start from, or None.
-        emit: gets `warning`, `progress` and `epoch` events.
+        request: `spec` (resolved) and `auto`, the names of its values that were chosen for the caller; `columns`,
+            `table`, `validation_table` or None, `folder` (empty), `memory_bytes`, `checkpoint`, the file of one or
+            None, and `start`, the `folder` and `sha256` of a version to start from, or None.
+        emit: gets `device`, `loop`, `warning`, `progress`, `epoch`, `settled` and `checkpoint` events.
+        is_stopping: whether to write a checkpoint and stop.
 
     Returns:
-        `sha256` of the version written into `folder`, its `document`, and the job's last `metrics`.
+        `sha256` of the version written into the folder's `version`, its `document`, and the job's last `metrics`.
 
     Raises:
         Invalid: the data cannot train.
-        fit.Diverged, fit.OutOfTime: the run did not end well.
+        fit.Diverged, fit.OutOfTime, fit.Interrupted: the run did not end well, or not yet.
     """
     spec = TrainSpec.model_validate(request["spec"])
+    folder = Path(request["folder"])
     device = _device(spec.device)
     emit({"type": "device", "device": device})
-    table = load(Path(request["table"]))
     start = _start(request)
+    data = prepare(request, spec, start, folder, emit)
+    architecture = Architecture.from_spec(spec, data.encoder.width, len(data.classes))
+    task = fit.Task(
+        architecture,
+        spec,
+        data.train,
+        data.validation,
+        emit,
+        start=None if start is None else start.weights,
+        is_rate_auto="optimizer.learning_rate" in request["auto"],
+        keep=_Keeper(folder, _plan(request), emit).keep,
+        is_stopping=is_stopping,
+    )
+    with keras_network.on(device):
+        fitted = fit.fit(task, _saved(request, emit))
+    runtime = OnnxRuntime(architecture, fitted.weights)
+    train_set, validation = (
+        None if each is None else sample(each, len(data.classes)) for each in (data.train, data.validation)
+    )
+    assert train_set is not None
+    _check_parity(architecture, fitted, runtime, train_set.x[:PARITY_ROWS])
+    ours = _figures(runtime, train_set, architecture, fitted.weights, spec)
+    theirs = None if validation is None else _figures(runtime, validation, architecture, fitted.weights, spec)
+    optimizer = spec.optimizer.model_copy(update={"learning_rate": fitted.learning_rate})
+    records, x = data.golden
+    made = artifact.Artifact(
+        architecture=architecture,
+        encoder=data.encoder,
+        classes=tuple(data.classes),
+        weights=fitted.weights,
+        training={
+            "spec": spec.model_copy(update={"optimizer": optimizer}).model_dump(mode="json"),
+            "metrics": {"train": ours, "validation": theirs},
+            "history": fitted.history,
+        },
+        golden={"records": records, "probabilities": runtime.probabilities(x).tolist()},
+    )
+    version = folder / "version"
+    version.mkdir()
+    sha256 = artifact.write(made, version)
+    document = {
+        **_document(made, fitted),
+        "rows": {"train": data.train.rows, "validation": 0 if data.validation is None else data.validation.rows},
+        "size_bytes": sum(file.stat().st_size for file in version.iterdir()),
+        "environment": {**keras_network.environment(), "device": device, "loop": fitted.loop},
+    }
+    shown = {"loss": ours["loss"], "accuracy": ours["accuracy"]}
+    shown |= {f"val_{name}": theirs[name] if theirs else None for name in ("loss", "accuracy")}
+    return {"sha256": sha256, "document": document, "metrics": shown}
+
+
+def prepare(
+    request: dict[str, Any], spec: TrainSpec, start: artifact.Artifact | None, folder: Path, emit: Emit
+) -> Prepared:
+    """Read and encode what a request is to be trained and validated on.
+
+    Raises:
+        Invalid: the data cannot train.
+    """
+    table = TableFile(Path(request["table"]))
     classes, y = _labels(table.column(str(spec.target)), start)
     rows, held_out = split(y, spec)
     if spec.validation is not None and spec.validation.fraction is not None and not len(held_out):
@@ -64,41 +147,60 @@ def train(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
         encoder = start.encoder
     if not encoder.width:
         raise Invalid.at(("features",), "Expected a value in at least one feature of the training rows, got none.")
-    x = encoder.encode(table_cells(encoder, table))
-    train_set = fit.Examples(x[rows], y[rows])
-    validation = fit.Examples(x[held_out], y[held_out]) if len(held_out) else None
-    golden_table, golden_rows = table, held_out if len(held_out) else rows
+    parts = [Part(rows, y[rows], class_weights(spec, classes, y[rows])), Part(held_out, y[held_out])]
+    memory_bytes = int(request["memory_bytes"])
+    train, validation = encode_parts(table, encoder, parts, memory_bytes=memory_bytes, folder=folder)
+    golden = _golden(table, (held_out if len(held_out) else rows)[:GOLDEN_ROWS], encoder)
+    other: Source | None = validation if len(held_out) else None
     if request["validation_table"] is not None:
-        validation = _other(Path(request["validation_table"]), encoder, str(spec.target), classes)
-    architecture = Architecture.from_spec(spec, encoder.width, len(classes))
-    weighting = class_weights(spec, classes, train_set.y)
-    with fit.on(device):
-        weights = None if start is None else start.weights
-        fitted = fit.fit(architecture, spec, train_set, validation, weighting, emit, weights)
-    runtime = OnnxRuntime(architecture, fitted.weights)
-    _check_parity(architecture, fitted, runtime, train_set.x[:PARITY_ROWS])
-    ours = _figures(runtime, train_set, architecture, fitted.weights, spec)
-    theirs = None if validation is None else _figures(runtime, validation, architecture, fitted.weights, spec)
-    figures = {"train": ours, "validation": theirs}
-    made = artifact.Artifact(
-        architecture=architecture,
-        encoder=encoder,
-        classes=tuple(classes),
-        weights=fitted.weights,
-        training={"spec": spec.model_dump(mode="json"), "metrics": figures, "history": fitted.history},
-        golden=_golden(golden_table, golden_rows, encoder, runtime),
-    )
-    folder = Path(request["folder"])
-    sha256 = artifact.write(made, folder)
-    document = {
-        **_document(made, fitted),
-        "rows": {"train": len(train_set.x), "validation": 0 if validation is None else len(validation.x)},
-        "size_bytes": sum(file.stat().st_size for file in folder.iterdir()),
-        "environment": {**fit.environment(), "device": device},
-    }
-    shown = {"loss": ours["loss"], "accuracy": ours["accuracy"]}
-    shown |= {f"val_{name}": theirs[name] if theirs else None for name in ("loss", "accuracy")}
-    return {"sha256": sha256, "document": document, "metrics": shown}
+        strangers = folder / "validation"
+        strangers.mkdir()
+        path = Path(request["validation_table"])
+        other = _other(path, encoder, str(spec.target), classes, memory_bytes=memory_bytes, folder=strangers)
+    return Prepared(classes, encoder, train, other, golden)
+
+
+def _plan(request: dict[str, Any]) -> str:
+    """Give a digest of all that a run's outcome depends on: a checkpoint of another plan is of no use."""
+    names = ("spec", "columns", "start", "auto")
+    tables = [Path(request[name]).name for name in ("table", "validation_table") if request[name] is not None]
+    plan = [{name: request[name] for name in names}, tables, keras_network.environment()]
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def _saved(request: dict[str, Any], emit: Emit) -> checkpoint.State | None:
+    """Read the checkpoint that a request names, where it is of use."""
+    if request["checkpoint"] is None:
+        return None
+    try:
+        state = checkpoint.read(Path(request["checkpoint"]))
+    except checkpoint.Unusable as error:
+        emit({"type": "warning", "message": f"training begins at its first epoch: {error}"})
+        return None
+    if state.facts["plan"] != _plan(request):
+        emit({"type": "warning", "message": "training begins at its first epoch: the checkpoint is of another release"})
+        return None
+    epoch, step = state.facts["epoch"], state.facts["step"]
+    emit({"type": "log", "message": f"training goes on from its checkpoint, after epoch {epoch} and {step} more steps"})
+    return state
+
+
+class _Keeper:
+    """Writes a run's state as files, one after another, and tells of each."""
+
+    def __init__(self, folder: Path, plan: str, emit: Emit) -> None:
+        self._folder, self._plan, self._emit = folder, plan, emit
+        self._count = 0
+
+    def keep(self, state: checkpoint.State) -> None:
+        self._count += 1
+        path = self._folder / f"checkpoint-{self._count}"
+        try:
+            checkpoint.write(checkpoint.State({**state.facts, "plan": self._plan}, state.arrays), path)
+        except OSError as error:
+            self._emit({"type": "warning", "message": f"a checkpoint could not be written, training goes on: {error}"})
+            return
+        self._emit({"type": "checkpoint", "file": str(path), "epoch": state.facts["epoch"]})
 
 
 def _document(made: artifact.Artifact, fitted: fit.Fitted) -> dict[str, Any]:
@@ -154,8 +256,8 @@ def split(y: NDArray[np.int32], spec: TrainSpec) -> tuple[NDArray[np.intp], NDAr
     return np.setdiff1d(labelled, held_out), held_out
 
 
-def class_weights(spec: TrainSpec, classes: list[Label], y: NDArray[np.int32]) -> dict[int, float] | None:
-    """Give each class index its weight; "balanced" is n / (k * count), as in scikit-learn.
+def class_weights(spec: TrainSpec, classes: list[Label], y: NDArray[np.int32]) -> NDArray[np.float32] | None:
+    """Give each row its class's weight, float32 (n,); "balanced" is n / (k * count), as in scikit-learn.
 
     Raises:
         Invalid: a weight for a label that is no class.
@@ -165,49 +267,53 @@ def class_weights(spec: TrainSpec, classes: list[Label], y: NDArray[np.int32]) -
         return None
     if asked == "balanced":
         counts = np.bincount(y, minlength=len(classes))
-        return {i: len(y) / (len(classes) * int(count)) if count else 1.0 for i, count in enumerate(counts)}
+        return (len(y) / (len(classes) * np.maximum(counts, 1))).astype(np.float32)[y]
     index = {label_key(label): i for i, label in enumerate(classes)}
     unknown = [label for label in asked if label_key(label) not in index]
     if unknown:
         raise Invalid.at(("fit", "class_weight"), f"There is no class {unknown[0][:80]!r}.")
-    return dict.fromkeys(range(len(classes)), 1.0) | {
-        index[label_key(label)]: weight for label, weight in asked.items()
-    }
+    weights = np.ones(len(classes), np.float32)
+    for label, weight in asked.items():
+        weights[index[label_key(label)]] = weight
+    return weights[y]
 
 
-def _other(path: Path, encoder: Encoder, target: str, classes: list[Label]) -> fit.Examples:
-    table = load(path)
+def _other(
+    path: Path, encoder: Encoder, target: str, classes: list[Label], *, memory_bytes: int, folder: Path
+) -> Source:
+    table = TableFile(path)
     if target not in table.names:
         raise Invalid.at(("validation", "dataset"), f"The validation data set has no target column {target!r}.")
     y, strange = match_labels(table.column(target), classes)
     if strange:
         names = ", ".join(repr(label)[:40] for label in strange[:5])
         raise Invalid.at(("validation", "dataset"), f"Expected labels that the training data has, got {names}.")
-    if not (y >= 0).any():
+    rows = np.flatnonzero(y >= 0)
+    if not len(rows):
         raise Invalid.at(("validation", "dataset"), "The validation data set has no labelled row.")
-    x = encoder.encode(table_cells(encoder, table))
-    return fit.Examples(x[y >= 0], y[y >= 0])
+    (made,) = encode_parts(table, encoder, [Part(rows, y[rows])], memory_bytes=memory_bytes, folder=folder)
+    return made
 
 
 def _device(asked: str) -> str:
     if asked == "cpu":
         return "cpu"
     if asked == "auto":
-        return "gpu:0" if fit.has_gpu() else "cpu"
-    if not fit.has_gpu():
+        return "gpu:0" if keras_network.has_gpu() else "cpu"
+    if not keras_network.has_gpu():
         raise Invalid.at(("device",), f"Expected a GPU for device {asked!r}, and this machine has none.")
     return asked if ":" in asked else f"{asked}:0"
 
 
 def _check_parity(architecture: Architecture, fitted: fit.Fitted, runtime: OnnxRuntime, x: NDArray[np.float32]) -> None:
-    reference = fit.KerasRuntime(architecture, fitted.weights, "cpu").probabilities(x)
+    reference = keras_network.KerasRuntime(architecture, fitted.weights, "cpu").probabilities(x)
     difference = float(np.abs(reference - runtime.probabilities(x)).max())
     if not difference <= PARITY:
         raise RuntimeError(f"the served network differs from Keras by {difference:g}, more than {PARITY:g}")
 
 
 def _figures(
-    runtime: OnnxRuntime, examples: fit.Examples, architecture: Architecture, weights: Any, spec: TrainSpec
+    runtime: OnnxRuntime, examples: Examples, architecture: Architecture, weights: Any, spec: TrainSpec
 ) -> dict[str, Any]:
     smoothing = spec.fit.label_smoothing
     found = metrics.evaluate(
@@ -217,13 +323,13 @@ def _figures(
     return {name: getattr(found, name) for name in names}
 
 
-def _golden(table: Table, rows: NDArray[np.intp], encoder: Encoder, runtime: OnnxRuntime) -> dict[str, Any]:
-    chosen = rows[:GOLDEN_ROWS]
-    last = int(chosen.max()) + 1
-    columns = {each.name: table.column(each.name).cells(last) for each in encoder.inputs}
-    records = [{name: cells[row] for name, cells in columns.items()} for row in chosen.tolist()]
-    x = encoder.encode({name: cells[chosen] for name, cells in table_cells(encoder, table).items()})
-    return {"records": records, "probabilities": runtime.probabilities(x).tolist()}
+def _golden(
+    table: TableFile, rows: NDArray[np.intp], encoder: Encoder
+) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+    few = table.take(rows, [each.name for each in encoder.inputs])
+    columns = {each.name: few.column(each.name).cells(few.rows) for each in encoder.inputs}
+    records = [{name: cells[row] for name, cells in columns.items()} for row in range(few.rows)]
+    return records, encoder.encode(table_cells(encoder, few))
 
 
 def _input(state: dict[str, Any]) -> dict[str, Any]:
@@ -243,13 +349,17 @@ def main() -> None:
     def emit(event: dict[str, Any]) -> None:
         events.write(json.dumps(event) + "\n")
 
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))
     emit({"type": "ready"})
     line = sys.stdin.readline()
     if not line:
         return
     request = json.loads(line)
     try:
-        emit({"type": "done", **train(request, emit)})
+        emit({"type": "done", **train(request, emit, lambda: bool(stops))})
+    except fit.Interrupted:
+        emit({"type": "interrupted"})
     except fit.Diverged as error:
         emit({"type": "failed", "code": "loss_not_finite", "message": str(error)})
     except fit.OutOfTime as error:
@@ -258,7 +368,7 @@ def main() -> None:
         param = ".".join(str(part) for part in error.faults[0].loc) if error.faults else None
         emit({"type": "failed", "code": "invalid_data", "message": error.message, "param": param})
     except Exception as error:
-        if fit.is_out_of_memory(error):
+        if keras_network.is_out_of_memory(error):
             used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             message = f"The job ran out of memory, of the machine or of its device; it had {used} MB of the machine's."
             emit({"type": "failed", "code": "out_of_memory", "message": message})

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from app.checkpoints import Checkpoints
 from app.datasets import Dataset, Datasets, Parsed
-from app.errors import Invalid, StorageFull
+from app.errors import Invalid, StorageFull, TooLarge
 from app.jobs import Claim, Job, Jobs, NewJob
-from app.learning.spec import Limits, Resolved, TrainSpec, adopt, resolve
+from app.learning.resolve import Limits, Resolved, adopt, resolve
+from app.learning.spec import TrainSpec
 from app.learning.table import TableFile
 from app.learning.verdict import estimate, examine
 from app.registry import Ref, Registry, Version
@@ -19,6 +21,9 @@ from app.storage.db import Database
 from app.workers import Workers
 
 logger = logging.getLogger(__name__)
+
+#: what a job keeps in its specification beside what was asked
+CHOSEN = ("dataset", "columns", "auto", "estimate")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Rooms:
     jobs: Jobs
     registry: Registry
     workers: Workers
+    checkpoints: Checkpoints
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,16 @@ class Prepared:
 
     resolved: Resolved
     validation_table_key: str | None
+    estimate: dict[str, Any]
 
     def job(self, model: str, dataset: Dataset) -> NewJob:
         """Give what a job is made of, once the table is a data set."""
-        own = {"dataset": dataset.id, **self.resolved.document(), "columns": list(self.resolved.columns)}
+        chosen = {
+            "columns": list(self.resolved.columns),
+            "auto": list(self.resolved.auto),
+            "estimate": self.estimate,
+        }
+        own = {"dataset": dataset.id, **self.resolved.document(), **chosen}
         return NewJob(model, dataset.id, dataset.table_key, self.validation_table_key, own, self.resolved.warnings)
 
 
@@ -69,7 +81,17 @@ def prepare(rooms: Rooms, table: Dataset | Parsed, spec: TrainSpec, limits: Limi
         if missing:
             raise Invalid.at(("validation", "dataset"), f"Data set {other.id} has no column {missing[0]!r}.")
         validation_key = other.table_key
-    return Prepared(resolved, validation_key)
+    foreseen = estimate(resolved.spec, table.rows, resolved.width, resolved.parameters, limits.encoded_bytes)
+    if foreseen["memory_bytes"] > limits.memory_bytes:
+        raise TooLarge(
+            f"Expected a job of at most {_mb(limits.memory_bytes)} MB of memory, got one that is estimated to need "
+            f"{_mb(foreseen['memory_bytes'])} MB: a smaller network or batch needs less."
+        )
+    return Prepared(resolved, validation_key, foreseen)
+
+
+def _mb(size: float) -> int:
+    return round(size / 1024**2)
 
 
 def _adopted(spec: TrainSpec, origin: Version, table: Dataset | Parsed) -> TrainSpec:
@@ -105,7 +127,7 @@ def tell(rooms: Rooms, table: Dataset | Parsed, prepared: Prepared) -> dict[str,
         "warnings": [*table.warnings, *resolved.warnings, *doubts, *found.warnings],
         "encoded_features": resolved.width,
         "parameters": resolved.parameters,
-        "estimate": estimate(resolved.spec, table.rows, resolved.width, resolved.parameters),
+        "estimate": prepared.estimate,
     }
 
 
@@ -135,4 +157,5 @@ def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: dict[str, 
         rooms.registry.discard(key)
         logger.info("publish refused", extra={"job_id": job.id})
         return
+    rooms.checkpoints.forget(job.id)
     logger.info("version published", extra={"job_id": job.id, "model": job.model, "version": version})

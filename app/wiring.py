@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from app.checkpoints import Checkpoints
 from app.config import Settings
 from app.datasets import Datasets
 from app.engine import Engine
@@ -14,7 +15,8 @@ from app.ingest import Ingest
 from app.intake import STAGING, Intake
 from app.jobs import Jobs
 from app.keys import Keys
-from app.learning.spec import Limits
+from app.learning.resolve import Limits
+from app.machine import machine_bytes
 from app.registry import Registry
 from app.storage.blobs import LocalBlobs
 from app.storage.db import Database
@@ -86,6 +88,7 @@ def open_rooms(settings: Settings) -> tuple[Rooms, Engine]:
         jobs=Jobs(database, engine, settings.max_queued_jobs),
         registry=Registry(database, blobs),
         workers=Workers(database),
+        checkpoints=Checkpoints(blobs),
     )
     return rooms, engine
 
@@ -107,6 +110,18 @@ def open_services(settings: Settings) -> Services:
     )
 
 
+def encoded_bytes(settings: Settings) -> int:
+    """Give what the encoded rows of one job may take in memory: by default half of it is for all jobs at once."""
+    return settings.max_training_bytes or machine_bytes() // 2 // max(settings.workers, 1)
+
+
 def job_limits(settings: Settings) -> Limits:
     """Give what a job may ask for at most."""
-    return Limits(settings.max_classes, settings.max_features, settings.max_parameters, settings.max_job_seconds)
+    return Limits(
+        classes=settings.max_classes,
+        features=settings.max_features,
+        parameters=settings.max_parameters,
+        seconds=settings.max_job_seconds,
+        encoded_bytes=encoded_bytes(settings),
+        memory_bytes=machine_bytes(),
+    )

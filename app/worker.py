@@ -1,7 +1,7 @@
 """The worker: takes jobs off the durable queue, and gives each a child process of its own.
 
-It relays the child's events, publishes the version, and keeps a warm child for the next job. It never imports
-Keras itself. Children are spawned from the main thread, whose end is what kills them.
+It relays the child's events, stores its checkpoints, publishes the version, and keeps a warm child for the next job.
+It never imports Keras itself. Children are spawned from the main thread, whose end is what kills them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,22 +25,47 @@ from app.engine import APPLICATION, ENGINE_VERSION, QUEUE, WORKFLOW
 from app.errors import FitserveError, NotFound, StorageFull, Unavailable, is_disk_full
 from app.jobs import MAX_CRASHES, Claim, Job
 from app.lifeline import SAID_LINES, command, keep_said
+from app.machine import out_of_memory_kills, processor
 from app.registry import Ref
-from app.training import Rooms, publish
+from app.training import CHOSEN, Rooms, publish
 
 logger = logging.getLogger(__name__)
 
 #: progress is committed at most this often
 REPORT_SECONDS = 0.25
-#: how often an idle claim is looked at, and the worker's heartbeat row written
-CHECK_SECONDS = 0.5
+#: how often the worker's heartbeat row is written
 BEAT_SECONDS = 5.0
+#: what a child has at SIGTERM to reach the end of a step and write a checkpoint
+STOP_SECONDS = 8.0
 #: beyond `max_seconds`, for loading, encoding and writing
 GRACE_SECONDS = 600.0
 POLL_SECONDS = 0.2
 #: between attempts to write to a database that cannot be written
 RETRY_SECONDS = 1.0
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a worker gives its jobs.
+
+    Args:
+        slots: jobs at once.
+        memory_bytes: what the encoded rows of one job may take in memory.
+        cache: a folder for what compilers want to find again.
+    """
+
+    slots: int
+    memory_bytes: int
+    cache: Path
+
+    def environment(self) -> dict[str, str]:
+        """Give the variables of a child."""
+        # compiled for a processor, and not to be run on another one
+        folder = self.cache / f"xla-{processor()}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = f"--tf_xla_persistent_cache_directory={folder} --tf_xla_persistent_cache_device_types=XLA_CPU_JIT,XLA_GPU_JIT"
+        return {**os.environ, "TF_XLA_FLAGS": f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip()}
 
 
 class Child:
@@ -52,10 +79,11 @@ class Child:
         self._listener = asyncio.create_task(keep_said(process.stderr, self.said))
 
     @classmethod
-    async def spawn(cls) -> Child:
+    async def spawn(cls, environment: dict[str, str]) -> Child:
         """Start a child that imports Keras and then waits for its request."""
         process = await asyncio.create_subprocess_exec(
             *command("app.trainer"),
+            env=environment,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -76,6 +104,11 @@ class Child:
         line = await self.process.stdout.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 
+    def interrupt(self) -> None:
+        """Ask the child for a checkpoint and its end."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+
     async def kill(self) -> None:
         """End the child now and wait for that."""
         with suppress(ProcessLookupError):
@@ -87,6 +120,10 @@ class _Crashed(Exception):
     """The child died on its own."""
 
 
+class _Interrupted(Exception):
+    """The child has stopped because this worker is stopping."""
+
+
 class _Failed(Exception):
     """The job cannot succeed: a word of the contract's `error.code`, why, and which part of the specification."""
 
@@ -96,12 +133,12 @@ class _Failed(Exception):
 
 
 class Worker:
-    """Carries out jobs, `slots` at a time."""
+    """Carries out jobs, as many at a time as it has means for."""
 
-    def __init__(self, rooms: Rooms, name: str, slots: int) -> None:
+    def __init__(self, rooms: Rooms, name: str, means: Means) -> None:
         self._rooms = rooms
         self._name = name
-        self._slots = slots
+        self._means = means
         self._warm: asyncio.Task[Child] | None = None
         #: a task for each job, named by its id
         self._running: set[asyncio.Task[None]] = set()
@@ -149,7 +186,7 @@ class Worker:
 
         DBOS.listen_queues([QUEUE])
         DBOS.launch()
-        DBOS.register_queue(QUEUE, worker_concurrency=self._slots, polling_interval_sec=POLL_SECONDS)
+        DBOS.register_queue(QUEUE, worker_concurrency=self._means.slots, polling_interval_sec=POLL_SECONDS)
 
     async def _live(self) -> None:
         self._warm_up()
@@ -157,6 +194,9 @@ class Worker:
         await self._stopping.wait()
         logger.info("stopping", extra={"running": len(self._running)})
         beat.cancel()
+        if self._running:
+            # each conversation has its child write a checkpoint
+            await asyncio.wait(self._running, timeout=STOP_SECONDS)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -167,18 +207,22 @@ class Worker:
         while True:
             running = [task.get_name() for task in self._running]
             with suppress(StorageFull, Unavailable):
-                await asyncio.to_thread(self._rooms.workers.beat, self._name, self._slots, running)
+                await asyncio.to_thread(self._rooms.workers.beat, self._name, self._means.slots, running)
             await asyncio.sleep(BEAT_SECONDS)
 
     def _warm_up(self) -> None:
         """Have a child import Keras for the next job, but for one that does so already."""
         if self._warm is None and not self._stopping.is_set():
-            self._warm = asyncio.create_task(Child.spawn())
+            self._warm = asyncio.create_task(Child.spawn(self._means.environment()))
 
     async def _child(self) -> Child:
         warm, self._warm = self._warm, None
         child = None if warm is None else await warm
-        return child if child is not None and child.process.returncode is None else await Child.spawn()
+        return (
+            child
+            if child is not None and child.process.returncode is None
+            else await Child.spawn(self._means.environment())
+        )
 
     async def _take(self, job_id: str, workflow_id: str) -> None:
         """Run one job to its end; when the worker stops, leave the workflow unfinished so that it recovers."""
@@ -201,12 +245,13 @@ class Worker:
             logger.info("job started", extra={"job_id": job_id, "attempt": job.attempt})
             try:
                 await self._attempt(job, claim)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, _Interrupted) as error:
                 if self._stopping.is_set():
                     # where this fails the next start takes the job up as it is
                     with suppress(StorageFull, Unavailable):
                         await asyncio.to_thread(jobs.release, claim)
-                raise
+                if isinstance(error, asyncio.CancelledError):
+                    raise
             except Unavailable:
                 logger.exception("database unavailable", extra={"job_id": job_id})
                 await asyncio.sleep(RETRY_SECONDS)
@@ -258,49 +303,80 @@ class Worker:
         return {"folder": str(self._rooms.registry.folder(version)), "sha256": version.sha256}
 
     async def _converse(self, child: Child, job: Job, claim: Claim, folder: Path) -> None:
-        version = folder / "version"
-        version.mkdir()
-        validation = job.validation_table_key
-        await child.ask(
-            {
-                "job": job.id,
-                "spec": {k: v for k, v in job.spec.items() if k not in ("columns", "dataset")},
-                "columns": job.spec["columns"],
-                "table": str(self._rooms.datasets.path(job.table_key)),
-                "validation_table": None if validation is None else str(self._rooms.datasets.path(validation)),
-                "folder": str(version),
-                "start": await asyncio.to_thread(self._start, job),
-            }
-        )
+        await child.ask(await asyncio.to_thread(self._request, job, folder))
         relay = _Relay(self._rooms, claim)
+        kills = out_of_memory_kills()
         deadline = time.monotonic() + float(job.spec["fit"]["max_seconds"]) + GRACE_SECONDS
         reading = asyncio.create_task(child.event())
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
             while time.monotonic() < deadline:
-                done, _ = await asyncio.wait([reading], timeout=REPORT_SECONDS)
-                if done:
+                await asyncio.wait({reading, stopping}, timeout=REPORT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done() and not stopping.cancelled():
+                    child.interrupt()
+                    stopping = asyncio.create_task(asyncio.sleep(GRACE_SECONDS, True))
+                if reading.done():
                     event = reading.result()
-                    if event is None or event["type"] in ("done", "failed"):
+                    if event is None or event["type"] in ("done", "failed", "interrupted"):
                         if await relay.flush():
-                            await self._conclude(child, job, claim, version, event)
+                            has_run_out = event is None and out_of_memory_kills() > kills
+                            await self._conclude(child, job, claim, folder, event, has_run_out=has_run_out)
                         return
-                    relay.add(event)
+                    if event["type"] == "checkpoint":
+                        await self._keep(job, relay, Path(event["file"]))
+                    else:
+                        relay.add(event)
                     reading = asyncio.create_task(child.event())
                 if relay.is_due and not await relay.flush():
                     return
             raise _Failed("timeout", "The job ran far beyond its max_seconds.")
         finally:
             reading.cancel()
+            stopping.cancel()
+
+    def _request(self, job: Job, folder: Path) -> dict[str, Any]:
+        validation = job.validation_table_key
+        checkpoint = self._rooms.checkpoints.latest(job.id)
+        return {
+            "job": job.id,
+            "spec": {k: v for k, v in job.spec.items() if k not in CHOSEN},
+            # a job of an earlier release has none
+            "auto": job.spec.get("auto", []),
+            "columns": job.spec["columns"],
+            "table": str(self._rooms.datasets.path(job.table_key)),
+            "validation_table": None if validation is None else str(self._rooms.datasets.path(validation)),
+            "folder": str(folder),
+            "memory_bytes": self._means.memory_bytes,
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "start": self._start(job),
+        }
+
+    async def _keep(self, job: Job, relay: _Relay, file: Path) -> None:
+        try:
+            await asyncio.to_thread(self._rooms.checkpoints.keep, job.id, file)
+        except (StorageFull, OSError) as error:
+            relay.add({"type": "warning", "message": f"a checkpoint could not be stored, training goes on: {error}"})
 
     async def _conclude(
-        self, child: Child, job: Job, claim: Claim, version: Path, event: dict[str, Any] | None
+        self, child: Child, job: Job, claim: Claim, folder: Path, event: dict[str, Any] | None, *, has_run_out: bool
     ) -> None:
         if event is None:
             logger.warning("training process died", extra={"job_id": job.id, "said": list(child.said)})
+            if has_run_out:
+                raise _Failed("out_of_memory", f"The machine ran out of memory.{_estimate(job)}")
             raise _Crashed
+        if event["type"] == "interrupted":
+            raise _Interrupted
         if event["type"] == "failed":
-            raise _Failed(event["code"], event["message"], event.get("param"))
-        await asyncio.to_thread(publish, self._rooms, job, claim, version, event)
+            more = _estimate(job) if event["code"] == "out_of_memory" else ""
+            raise _Failed(event["code"], event["message"] + more, event.get("param"))
+        await asyncio.to_thread(publish, self._rooms, job, claim, folder / "version", event)
+
+
+def _estimate(job: Job) -> str:
+    # a job of an earlier release has none
+    needed = job.spec.get("estimate", {}).get("memory_bytes")
+    return "" if needed is None else f" It was estimated to need {round(needed / 1024**2)} MB."
 
 
 def _failure(error: Exception) -> tuple[str, str]:
@@ -320,21 +396,20 @@ class _Relay:
         self._claim = claim
         self._news: list[dict[str, Any]] = []
         self._progress: dict[str, Any] | None = None
-        self._device: str | None = None
+        self._facts: dict[str, Any] = {}
         self._flushed = 0.0
 
     def add(self, event: dict[str, Any]) -> None:
         if event["type"] == "progress":
             self._progress = {name: value for name, value in event.items() if name != "type"}
-        elif event["type"] == "device":
-            self._device = event["device"]
+        elif event["type"] in ("device", "loop", "settled"):
+            self._facts |= {name: value for name, value in event.items() if name != "type"}
         elif event["type"] != "ready":
             self._news.append(event)
 
     @property
     def is_due(self) -> bool:
-        has_news = bool(self._news or self._progress or self._device)
-        return time.monotonic() - self._flushed >= (REPORT_SECONDS if has_news else CHECK_SECONDS)
+        return time.monotonic() - self._flushed >= REPORT_SECONDS
 
     async def flush(self) -> bool:
         """Commit what there is; False when the claim is void and the child is to be dropped."""
@@ -344,13 +419,11 @@ class _Relay:
         except (StorageFull, Unavailable):
             logger.warning("progress not written", extra={"job_id": self._claim.job_id}, exc_info=True)
             return True
-        self._news, self._progress, self._device = [], None, None
+        self._news, self._progress, self._facts = [], None, {}
         return is_held
 
     def _write(self) -> bool:
         jobs = self._rooms.jobs
-        if self._device is not None:
-            jobs.set_device(self._claim, self._device)
-        if not self._news and self._progress is None:
+        if not (self._news or self._facts or self._progress):
             return jobs.is_held(self._claim)
-        return jobs.report(self._claim, self._news, self._progress)
+        return jobs.report(self._claim, self._news, self._progress, self._facts)

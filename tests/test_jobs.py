@@ -155,7 +155,7 @@ def test_a_claimed_job_runs(rooms: Rooms) -> None:
     job = submit(rooms)
 
     claim = take(rooms, job)
-    rooms.jobs.set_device(claim, "cpu")
+    rooms.jobs.report(claim, [], None, {"device": "cpu", "loop": "graph"})
 
     running = rooms.jobs.get(job.id)
     assert ("running", 1, None, "cpu") == (running.status, running.attempt, running.queue_position, running.device)
@@ -206,7 +206,7 @@ def hold(rooms: Rooms, claim: Claim) -> bool:
 
 WRITES: dict[str, Callable[[Rooms, Claim], object]] = {
     "report": lambda rooms, claim: rooms.jobs.report(claim, [{"type": "epoch", "loss": 1.0}], {"epoch": 1}),
-    "set_device": lambda rooms, claim: rooms.jobs.set_device(claim, "gpu:0"),
+    "report facts": lambda rooms, claim: rooms.jobs.report(claim, [], None, {"device": "gpu:0", "learning_rate": 1.0}),
     "fail": lambda rooms, claim: rooms.jobs.fail(claim, "timeout", "too late"),
     "charge_crash": lambda rooms, claim: rooms.jobs.charge_crash(claim),
     "release": lambda rooms, claim: rooms.jobs.release(claim),

@@ -26,9 +26,9 @@ from tests.processes import until
 from tests.records import add_dataset, make_artifact, make_done, submit, train
 
 both = pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
-NEVER = Policy(None, None, None, None)
-DAY = Policy(1, 1, 1, 1)
-NOTHING = {"jobs": 0, "events": 0, "engine": 0, "datasets": 0}
+NEVER = Policy(None, None, None, None, None)
+DAY = Policy(1, 1, 1, 1, 1)
+NOTHING = {"jobs": 0, "events": 0, "engine": 0, "datasets": 0, "checkpoints": 0}
 
 
 def in_days(days: float) -> datetime:
@@ -88,9 +88,9 @@ def test_a_data_set_goes_unless_a_version_or_an_open_job_came_from_it(rooms: Roo
         change = sa.text("UPDATE jobs SET validation_table_key = :key WHERE id = :id")
         connection.execute(change, {"key": read.table_key, "id": open_job.id})
 
-    young = sweep(rooms, Policy(1, None, None, None), in_days(0.9))
+    young = sweep(rooms, Policy(1, None, None, None, None), in_days(0.9))
     before = ids_of_datasets(rooms)
-    old = sweep(rooms, Policy(1, None, None, None), in_days(1.1))
+    old = sweep(rooms, Policy(1, None, None, None, None), in_days(1.1))
 
     assert NOTHING == young
     assert 6 == len(before)
@@ -107,9 +107,9 @@ def test_a_data_set_goes_unless_a_version_or_an_open_job_came_from_it(rooms: Roo
 def test_the_data_set_of_a_deleted_version_goes(rooms: Rooms) -> None:
     train(rooms)
 
-    before = sweep(rooms, Policy(1, None, None, None), in_days(2))
+    before = sweep(rooms, Policy(1, None, None, None, None), in_days(2))
     rooms.registry.delete_version("m", 1, force=True)
-    after = sweep(rooms, Policy(1, None, None, None), in_days(2))
+    after = sweep(rooms, Policy(1, None, None, None, None), in_days(2))
 
     assert (0, 1) == (before["datasets"], after["datasets"])
     assert set() == stored(rooms)
@@ -143,9 +143,9 @@ def test_events_of_an_ended_job_go_but_for_the_last(rooms: Rooms) -> None:
     rooms.jobs.fail(claim, "timeout", "too late")
     before = rooms.jobs.get(ended.id)
 
-    young = sweep(rooms, Policy(None, 1, None, None), in_days(0.9))
-    old = sweep(rooms, Policy(None, 1, None, None), in_days(1.1))
-    again = sweep(rooms, Policy(None, 1, None, None), in_days(1.1))
+    young = sweep(rooms, Policy(None, 1, None, None, None), in_days(0.9))
+    old = sweep(rooms, Policy(None, 1, None, None, None), in_days(1.1))
+    again = sweep(rooms, Policy(None, 1, None, None, None), in_days(1.1))
 
     assert [NOTHING, {**NOTHING, "events": 8}, NOTHING] == [young, old, again]
     assert [(9, "failed")] == said(rooms, ended)
@@ -163,8 +163,8 @@ def test_records_of_ended_jobs_go_with_all_that_was_theirs(rooms: Rooms, work: C
     rooms.jobs.resume(resumed.id)
     cancel(rooms, resumed)
 
-    young = sweep(rooms, Policy(None, None, 1, None), in_days(0.9))
-    old = sweep(rooms, Policy(None, None, 1, None), in_days(1.1))
+    young = sweep(rooms, Policy(None, None, 1, None, None), in_days(0.9))
+    old = sweep(rooms, Policy(None, None, 1, None, None), in_days(1.1))
 
     assert [0, 2] == [young["jobs"], old["jobs"]]
     assert [waiting.id] == [job.id for job in rooms.jobs.list(10, None)[0]]
@@ -188,11 +188,11 @@ def test_the_engines_rows_go_for_ended_jobs_and_never_for_open_ones(
     rooms.jobs.resume(resumed.id)
     assert rooms.jobs.claim(running.id, running.workflow_id) is not None
 
-    young = sweep(rooms, Policy(None, None, None, 1), in_days(0.9))
-    old = sweep(rooms, Policy(None, None, None, 1), in_days(1.1))
+    young = sweep(rooms, Policy(None, None, None, 1, None), in_days(0.9))
+    old = sweep(rooms, Policy(None, None, None, 1, None), in_days(1.1))
     kept = work()
     cancel(rooms, resumed)
-    later = sweep(rooms, Policy(None, None, None, 1), in_days(1.1))
+    later = sweep(rooms, Policy(None, None, None, 1, None), in_days(1.1))
 
     assert [0, 1, 2] == [each["engine"] for each in (young, old, later)]
     assert sorted([waiting.workflow_id, f"{resumed.id}.1", f"{resumed.id}.2", running.workflow_id]) == kept
@@ -217,14 +217,14 @@ def test_nothing_ever_goes_where_the_settings_say_0(rooms: Rooms) -> None:
 
 
 def test_by_default_events_and_the_engines_rows_go_and_what_people_made_stays() -> None:
-    assert Policy(datasets=None, events=90, jobs=None, engine=1) == Policy.of(Settings())
+    assert Policy(datasets=None, events=90, jobs=None, engine=1, checkpoints=7) == Policy.of(Settings())
 
 
 @both
 def test_the_longest_time_that_can_be_set_keeps(rooms: Rooms) -> None:
     cancel(rooms, submit(rooms))
 
-    assert NOTHING == sweep(rooms, Policy(36500, 36500, 36500, 36500), datetime.now(UTC))
+    assert NOTHING == sweep(rooms, Policy(36500, 36500, 36500, 36500, None), datetime.now(UTC))
 
 
 @both

@@ -18,7 +18,8 @@ from app.learning.encoder import records_cells, table_cells
 from app.learning.formats import parse
 from app.learning.metrics import evaluate
 from app.learning.network import OnnxRuntime
-from app.learning.spec import Limits, TrainSpec, resolve
+from app.learning.resolve import Limits, resolve
+from app.learning.spec import TrainSpec
 from app.learning.table import Table, load, match_labels
 from app.lifeline import command
 from tests.service import ROOT
@@ -51,14 +52,17 @@ def prepare(folder: Path, spec: dict[str, Any], columns: dict[str, list[Any]] | 
     made = save(folder, columns or table())
     asked = TrainSpec.model_validate({"fit": {"epochs": 8}, **spec})
     resolved = resolve(asked, [c.describe() for c in made.columns], made.rows, made.default_target, LIMITS)
-    (folder / "version").mkdir()
     return {
         "job": "job_1",
         "spec": resolved.document(),
+        "auto": list(resolved.auto),
         "columns": list(resolved.columns),
         "table": str(folder / "table"),
         "validation_table": None,
-        "folder": str(folder / "version"),
+        "folder": str(folder),
+        "memory_bytes": 2**30,
+        "checkpoint": None,
+        "start": None,
     }
 
 
@@ -123,7 +127,7 @@ def test_a_child_whose_job_diverges_says_so(tmp_path: Path) -> None:
 
     message = "The loss was not a finite number in epoch 1; try a smaller learning rate."
     assert (0, {"type": "failed", "code": "loss_not_finite", "message": message}) == (code, events[-1])
-    assert [] == list((tmp_path / "version").iterdir())
+    assert not (tmp_path / "version").exists()
 
 
 def test_a_child_without_a_request_ends(tmp_path: Path) -> None:

@@ -187,7 +187,12 @@ class JobOut(BaseModel):
     queue_position: int | None
     attempt: int
     device: str | None
-    spec: dict[str, Any] = Field(description="The specification with every `auto` resolved.")
+    loop: Literal["graph", "xla", "keras"] | None = Field(
+        description="How the steps are computed: a TensorFlow graph, the same compiled by XLA, or Keras's own fit."
+    )
+    spec: dict[str, Any] = Field(
+        description="The specification with every `auto` resolved; `auto` in it names the values that were chosen."
+    )
     dataset: str
     progress: dict[str, Any] = Field(description="epoch, epochs, step, steps, fraction, eta_seconds")
     metrics: dict[str, float | None]

@@ -170,6 +170,7 @@ class Encoder:
         cells: Mapping[str, NDArray[Any]],
         notes: Notes | None = None,
         faults: Faults | None = None,
+        first_row: int = 0,
     ) -> NDArray[np.float32]:
         """Encode n rows.
 
@@ -178,6 +179,7 @@ class Encoder:
                 int (n,) into its `categories`, -1 missing, -2 unseen.
             notes: where given, gets a warning for each odd cell.
             faults: where given, gets what is wrong with each row, which is then encoded as zeros; else that raises.
+            first_row: what the first of these rows is called in what is raised.
 
         Returns:
             float32 (n, d).
@@ -193,12 +195,12 @@ class Encoder:
             values = cells[each.name]
             is_missing = values == -1 if each.kind == "categorical" else np.isnan(values)
             if each.missing == "error":
-                found.add(each.name, np.flatnonzero(is_missing), partial(_no_value, each), "missing")
+                found.add(each.name, np.flatnonzero(is_missing) + first_row, partial(_no_value, each), "missing")
             if each.kind == "categorical":
                 rows = np.flatnonzero(values >= 0)
                 x[rows, at + values[rows]] = 1.0
             else:
-                x[:, at] = _scaled(each, values, is_missing, found)
+                x[:, at] = _scaled(each, values, is_missing, found, first_row)
             if each.marks_missing:
                 x[:, at + each.width - 1] = is_missing
             if notes is not None:
@@ -263,12 +265,14 @@ def _too_large(each: Input, row: int) -> str:
     return f"Expected numbers within float32 in column {each.name!r} after scaling, got a larger one in row {row}."
 
 
-def _scaled(each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_], faults: Faults) -> NDArray[np.float64]:
+def _scaled(
+    each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_], faults: Faults, first_row: int
+) -> NDArray[np.float64]:
     numbers = np.where(is_missing, each.impute, values.astype(np.float64))
     with np.errstate(over="ignore"):
         numbers = (numbers - each.mean) / each.scale
     beyond = ~(np.abs(numbers) <= _FLOAT32_MAX)
-    faults.add(each.name, np.flatnonzero(beyond), partial(_too_large, each), "out_of_range")
+    faults.add(each.name, np.flatnonzero(beyond) + first_row, partial(_too_large, each), "out_of_range")
     numbers[beyond] = 0.0
     return numbers
 

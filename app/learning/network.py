@@ -89,6 +89,13 @@ class Architecture:
                 parts.append(Dropout(layer.dropout))
         return cls(inputs, (*parts, Dense(classes, "softmax")))
 
+    @property
+    def classes(self) -> int:
+        """The number of classes, k."""
+        last = self.parts[-1]
+        assert isinstance(last, Dense)
+        return last.units
+
     def document(self) -> dict[str, Any]:
         """Give the architecture as plain JSON."""
         return {"inputs": self.inputs, "parts": [asdict(part) for part in self.parts]}
@@ -196,7 +203,7 @@ def to_onnx(architecture: Architecture, weights: Weights, rescaling: Rescaling |
             at = add("BatchNormalization", names, f"{i}.norm", epsilon=BATCH_NORM_EPSILON)
         elif isinstance(part, Activation):
             at = activate(part.activation, i)
-    shape = ["n", architecture.parts[-1].units] if isinstance(architecture.parts[-1], Dense) else []
+    shape = ["n", architecture.classes]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("logits", "probabilities")]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", architecture.inputs])]
     graph = helper.make_graph(nodes, "network", inputs, outputs, tensors)

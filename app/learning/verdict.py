@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning.spec import TrainSpec
+from app.learning.spec import Layer, TrainSpec
 from app.learning.table import Column, Columns, Label
 
 #: a class with fewer rows than this can hardly be learned or measured
@@ -23,15 +23,15 @@ LEAST_ROWS = 30
 #: a column with more distinct values per class than this may tell classes apart by chance
 VALUES_PER_CLASS = 10
 
-#: seconds that a job takes beside its epochs, and an epoch beside its steps: measured at 20 rows on a 2-core x86-64
-#: machine; another machine differs by a small factor
-JOB_SECONDS, EPOCH_SECONDS = 2.0, 0.04
-#: seconds of one training step of Keras's `fit` beside its arithmetic, and floating-point operations a second: both
-#: measured on one core of that machine at 784 → 64 → 10
-STEP_SECONDS = 4e-4
-FLOPS = 5e9
+#: seconds that a job takes beside its epochs, an epoch beside its steps, and a step beside its arithmetic; and
+#: floating-point operations a second. Measured on one core of a 2-core x86-64 machine, at 150 × 4 and at 784 → 64 → 10;
+#: another machine differs by a small factor
+JOB_SECONDS, EPOCH_SECONDS, STEP_SECONDS = 1.0, 0.003, 2e-5
+FLOPS = 8e10
 #: what a training process has before it has data
-PROCESS_BYTES = 600 * 1024**2
+PROCESS_BYTES = 700 * 1024**2
+#: weights, gradients, velocities, the best weights, the copies that a checkpoint and the served network are made of
+COPIES_OF_WEIGHTS = 6
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,13 @@ def _gives_away(column: Column, y: NDArray[np.int32], classes: int) -> bool:
     return len(pairs) == len(values)
 
 
-def estimate(spec: TrainSpec, rows: int, features: int, parameters: int) -> dict[str, Any]:
+def estimate(
+    spec: TrainSpec, rows: int, features: int, parameters: int, memory_bytes: float = math.inf
+) -> dict[str, Any]:
     """Estimate a job's time and memory on one CPU core, early stopping not counted.
+
+    Args:
+        memory_bytes: of encoded rows; what is beyond it stays on disk.
 
     Source: a step of batch b costs about 6·b·parameters operations: two for the forward pass and four for the
     backward pass (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
@@ -92,10 +97,11 @@ def estimate(spec: TrainSpec, rows: int, features: int, parameters: int) -> dict
     training = round(rows * (1 - held_out))
     steps = math.ceil(training / batch)
     fitting = epochs * (EPOCH_SECONDS + steps * STEP_SECONDS + training * 6 * parameters / FLOPS)
-    # the encoded rows, their copies for training and validation, the weights, gradients and velocities
-    memory = PROCESS_BYTES + 4 * (2 * rows * features + 4 * parameters)
+    # the encoded rows and the device's copy; of a batch what each layer gives, and its gradient
+    units = features + sum(layer.units for layer in spec.network.layers or [] if isinstance(layer, Layer))
+    data = min(2 * 4 * rows * features, memory_bytes) + 2 * 4 * min(batch, training) * units
     return {
         "seconds": round(JOB_SECONDS + min(fitting, float(spec.fit.max_seconds or fitting)), 2),
-        "memory_bytes": memory,
+        "memory_bytes": int(PROCESS_BYTES + data + 4 * COPIES_OF_WEIGHTS * parameters),
         "steps": epochs * steps,
     }

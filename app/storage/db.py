@@ -64,6 +64,7 @@ jobs = Table(
     Column("crashes", Integer, nullable=False),
     Column("claim", String(64)),
     Column("device", String(32)),
+    Column("loop", String(16)),
     Column("dataset_id", String(64), nullable=False),
     Column("table_key", String(200), nullable=False),
     Column("validation_table_key", String(200)),

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.errors import Invalid, TooLarge
-from app.learning.spec import Features, Layer, Limits, Resolved, TrainSpec, adopt, count_parameters, resolve
+from app.learning.resolve import Limits, Resolved, adopt, resolve
+from app.learning.spec import Features, Layer, TrainSpec, count_parameters
 from app.learning.table import Column
 
 ROWS = 300

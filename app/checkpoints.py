@@ -1,0 +1,54 @@
+"""Checkpoints: for each unfinished job the last state of its run. Knows nothing of what is in one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from app.storage.blobs import Blobs
+
+_PREFIX = "checkpoints"
+
+
+class Checkpoints:
+    """The room of checkpoints."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+
+    def keep(self, job_id: str, file: Path) -> None:
+        """Store a job's newest checkpoint, consuming the file, and then remove the older ones. Durable on return.
+
+        Raises:
+            StorageFull, OSError: it is not stored; the older ones are still there.
+        """
+        older = self._keys(job_id)
+        number = int(older[-1].rpartition("/")[2]) + 1 if older else 1
+        try:
+            self._blobs.put(f"{_PREFIX}/{job_id}/{number:08d}", file)
+        finally:
+            file.unlink(missing_ok=True)
+        for key in older:
+            self._blobs.delete(key)
+
+    def latest(self, job_id: str) -> Path | None:
+        """Give a job's newest checkpoint as a local file, or None."""
+        keys = self._keys(job_id)
+        return self._blobs.local(keys[-1]) if keys else None
+
+    def forget(self, job_id: str) -> None:
+        """Remove a job's checkpoints."""
+        self._blobs.delete(f"{_PREFIX}/{job_id}")
+
+    def job_ids(self) -> set[str]:
+        """Give the jobs that have one."""
+        return {key.split("/")[1] for key in self._blobs.keys(f"{_PREFIX}/")}
+
+    def forget_all(self, job_ids: Collection[str]) -> int:
+        """Remove the checkpoints of these jobs; gives of how many."""
+        for job_id in job_ids:
+            self.forget(job_id)
+        return len(job_ids)
+
+    def _keys(self, job_id: str) -> list[str]:
+        return sorted(self._blobs.keys(f"{_PREFIX}/{job_id}/"))

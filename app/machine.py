@@ -1,0 +1,35 @@
+"""This machine, or the container that this process is held to: its memory and its processor. Knows nothing of fitserve."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+
+def machine_bytes() -> int:
+    """Give the memory of this machine, or of the container that this process is held to."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        # not there in the other version of cgroups, and "max" where there is no limit
+        with suppress(OSError, ValueError):
+            found.append(int(Path("/sys/fs/cgroup", limit).read_text()))
+    return min(found)
+
+
+def processor() -> str:
+    """Give a short digest of what this processor can do: code compiled for one is not for another."""
+    with suppress(OSError):
+        features = re.findall(r"^(?:flags|Features|model name)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        return hashlib.sha256("\n".join(sorted(set(features))).encode()).hexdigest()[:12]
+    return os.uname().machine
+
+
+def out_of_memory_kills() -> int:
+    """Count the processes that the kernel has killed because memory ran out, since it started."""
+    with suppress(OSError):
+        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+        return int(found[1]) if found else 0
+    return 0
