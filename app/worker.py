@@ -64,7 +64,7 @@ class Means:
         # compiled for a processor, and not to be run on another one
         folder = self.cache / f"xla-{processor()}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = f"--tf_xla_persistent_cache_directory={folder} --tf_xla_persistent_cache_device_types=XLA_CPU_JIT,XLA_GPU_JIT"
+        flags = f"--tf_xla_persistent_cache_directory={folder}"
         return {**os.environ, "TF_XLA_FLAGS": f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip()}
 
 

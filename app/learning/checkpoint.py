@@ -40,7 +40,7 @@ def write(state: State, path: Path) -> None:
         OSError: it cannot be written; nothing is left of it.
     """
     document = np.frombuffer(json.dumps(state.facts).encode(), np.uint8)
-    arrays = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
     try:
         save_file({**arrays, _FACTS: document}, path)
     except (OSError, SafetensorError) as error:
