@@ -59,8 +59,9 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
 
     Args:
         request: `spec` (resolved) and `auto`, the names of its values that were chosen for the caller; `columns`,
-            `table`, `validation_table` or None, `folder` (empty), `memory_bytes`, `checkpoint`, the file of one or
-            None, and `start`, the `folder` and `sha256` of a version to start from, or None.
+            `table`, `validation_table` or None, `folder` (empty), `memory_bytes`, `compiled`, the folder of XLA's
+            cache, `checkpoint`, the file of one or None, and `start`, the `folder` and `sha256` of a version to start
+            from, or None.
         emit: gets `device`, `loop`, `warning`, `progress`, `epoch`, `settled` and `checkpoint` events.
         is_stopping: whether to write a checkpoint and stop.
 
@@ -88,6 +89,7 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
         is_rate_auto="optimizer.learning_rate" in request["auto"],
         keep=_Keeper(folder, _plan(request), emit).keep,
         is_stopping=is_stopping,
+        forget_compiled=lambda: _forget_compiled(Path(request["compiled"])),
     )
     with keras_network.on(device):
         fitted = fit.fit(task, _saved(request, emit))
@@ -183,6 +185,14 @@ def _saved(request: dict[str, Any], emit: Emit) -> checkpoint.State | None:
     epoch, step = state.facts["epoch"], state.facts["step"]
     emit({"type": "log", "message": f"training goes on from its checkpoint, after epoch {epoch} and {step} more steps"})
     return state
+
+
+def _forget_compiled(folder: Path) -> bool:
+    """Empty XLA's cache, where a file that was cut off is an error each time; tells whether there was anything in it."""
+    files = list(folder.glob("*.pb")) if folder.is_dir() else []
+    for file in files:
+        file.unlink(missing_ok=True)
+    return bool(files)
 
 
 class _Keeper:

@@ -59,13 +59,16 @@ class Means:
     memory_bytes: int
     cache: Path
 
+    @property
+    def compiled(self) -> Path:
+        """The folder of what XLA has compiled; for a processor, and not to be run on another one."""
+        return self.cache / f"xla-{processor()}"
+
     def environment(self) -> dict[str, str]:
         """Give the variables of a child."""
-        # compiled for a processor, and not to be run on another one
-        folder = self.cache / f"xla-{processor()}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = f"--tf_xla_persistent_cache_directory={folder}"
-        return {**os.environ, "TF_XLA_FLAGS": f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip()}
+        self.compiled.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_persistent_cache_directory={self.compiled}"
+        return {**os.environ, "TF_XLA_FLAGS": flags.strip()}
 
 
 class Child:
@@ -347,6 +350,7 @@ class Worker:
             "validation_table": None if validation is None else str(self._rooms.datasets.path(validation)),
             "folder": str(folder),
             "memory_bytes": self._means.memory_bytes,
+            "compiled": str(self._means.compiled),
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "start": self._start(job),
         }

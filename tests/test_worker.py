@@ -21,12 +21,13 @@ DATA = {"x": [[i % 7 / 7, i % 3 / 3] for i in range(60)], "y": [i % 2 for i in r
 PLAIN: dict[str, Any] = {"data": DATA, "validation": None}
 BRIEF: dict[str, Any] = {**PLAIN, "fit": {"epochs": 2}}
 #: some seconds of training
-SHORT: dict[str, Any] = {**PLAIN, "fit": {"epochs": 150}}
+SHORT: dict[str, Any] = {**PLAIN, "fit": {"epochs": 3000}}
 ENDLESS: dict[str, Any] = {**PLAIN, "fit": {"epochs": 100_000}}
-#: steps enough for one epoch to take some seconds
+#: a network large enough for one epoch to take some seconds
 SLOW_EPOCH: dict[str, Any] = {
     "data": {"x": [[i % 7 / 7] for i in range(6000)], "y": [i % 2 for i in range(6000)]},
     "validation": None,
+    "network": {"layers": [{"units": 512}, {"units": 512}]},
 }
 
 

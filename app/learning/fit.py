@@ -80,6 +80,7 @@ class Task:
         emit: gets `loop`, `progress`, `epoch` and `warning` events, and `settled` where a value is changed.
         keep: gets the run's state from time to time.
         is_stopping: whether to stop at the next chance.
+        forget_compiled: empties the cache of what was compiled before; tells whether there was anything in it.
     """
 
     architecture: Architecture
@@ -91,6 +92,7 @@ class Task:
     is_rate_auto: bool = False
     keep: Callable[[State], None] = field(default=lambda _state: None)
     is_stopping: Callable[[], bool] = field(default=lambda: False)
+    forget_compiled: Callable[[], bool] = field(default=lambda: False)
 
     @property
     def classes(self) -> int:
@@ -127,6 +129,8 @@ def fit(task: Task, saved: State | None = None) -> Fitted:
         try:
             return _Run(task, rate, mode).go(saved)
         except NotCompilable as error:
+            if mode == "xla" and task.forget_compiled():
+                continue
             slower: Mode = "graph" if mode == "xla" else "keras"
             message = f"the steps could not be compiled in mode {mode}, and are computed in mode {slower}: {error}"
             task.emit({"type": "warning", "message": message})
