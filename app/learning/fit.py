@@ -297,12 +297,13 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
             score = metrics.score(self.aim, network_logits(self.model, self._sample.x), self._sample.y)
             # logits that are not finite give none
             logs[self.monitor] = -math.inf if score is None else score
+        rate = logs.pop("learning_rate", None)
         seconds = time.monotonic() - self._epoch_began
         rows = (self._step - self._first_step) * int(self._task.spec.fit.batch_size)
         self._first_step = 0
         entry: dict[str, float | int | None] = {"epoch": epoch + 1, "epochs": self._epochs}
         entry |= {name: float(v) if math.isfinite(v) else None for name, v in logs.items()}
-        entry["learning_rate"] = float(self.model.optimizer.learning_rate)
+        entry["learning_rate"] = float(self.model.optimizer.learning_rate) if rate is None else rate
         entry["elapsed_seconds"] = round(self.elapsed_seconds, 3)
         entry["rows_per_second"] = round(min(rows, self._task.train.rows) / max(seconds, 1e-9), 1)
         self.history.append(entry)

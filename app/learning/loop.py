@@ -58,7 +58,8 @@ def run(
 
     Args:
         model: built and compiled with a loss on one-hot labels.
-        callbacks: hear `on_train_batch_end` after each chunk, with the index of its last step.
+        callbacks: hear `on_train_batch_end` after each chunk, with the index of its last step. Where the steps are
+            compiled, the logs have `learning_rate`, that of the next step, too.
         classes: k, the width of a one-hot label.
         seed: of the shuffle; None visits the rows as they are stored.
         at: where to go on, for a model whose variables, those of its metrics included, are of that moment.
@@ -116,15 +117,73 @@ class _Feed:
             yield window, self._tensors, tf.convert_to_tensor(order)
 
 
+class _Steps:
+    """A model's step, many times in one call, as TensorFlow functions."""
+
+    def __init__(self, step: Step, result: Callable[[], Any], classes: int, batch: int, *, is_xla: bool) -> None:
+        self._batch = batch
+        self._graph = tf.function(_in_graph(step, result, classes, batch), autograph=False)
+        self._xla = None
+        if is_xla:
+            self._xla = tf.function(_in_xla(step, result, classes, batch), jit_compile=True, autograph=False)
+
+    def limit(self, rows: int, step: int) -> int:
+        """Give up to which step of a window of so many rows one call can go from `step` on."""
+        full = rows // self._batch
+        # the last batch, where it is smaller, is not XLA's: another shape is another compilation
+        return full if self._xla is not None and step < full else -(-rows // self._batch)
+
+    def __call__(self, window: Window, rows: tuple[Any, ...], order: Any, start: int, count: int) -> dict[str, float]:
+        """Take `count` steps of a window from its step `start` on; gives the result after them."""
+        span = (tf.constant(start), tf.constant(count))
+        if self._xla is not None and start < len(window.order) // self._batch:
+            found = self._xla(*rows, order, *span)
+        else:
+            found = self._graph(*rows, order, tf.constant(len(window.order)), *span)
+        return {name: float(value) for name, value in found.items()}
+
+
+def _in_graph(step: Step, result: Callable[[], Any], classes: int, batch: int) -> Callable[..., Any]:
+    def steps(x: Any, y: Any, weight: Any, order: Any, size: Any, start: Any, count: Any) -> Any:
+        def body(i: Any) -> Any:
+            at = (start + i) * batch
+            step(_gathered(x, y, weight, order[at : tf.minimum(at + batch, size)], classes))
+            return i + 1
+
+        tf.while_loop(lambda i: i < count, body, [tf.constant(0)])
+        return result()
+
+    return steps
+
+
+def _in_xla(step: Step, result: Callable[[], Any], classes: int, batch: int) -> Callable[..., Any]:
+    def steps(x: Any, y: Any, weight: Any, order: Any, start: Any, count: Any) -> Any:
+        full = order.shape[0] // batch
+        batches = tf.reshape(order[: full * batch], [full, batch])
+
+        def body(i: Any) -> Any:
+            # of a slice XLA would compile each start anew
+            step(_gathered(x, y, weight, tf.gather(batches, start + i), classes))
+            return i + 1
+
+        tf.while_loop(lambda i: i < count, body, [tf.constant(0)])
+        return result()
+
+    return steps
+
+
+def _gathered(x: Any, y: Any, weight: Any, rows: Any, classes: int) -> tuple[Any, ...]:
+    chosen = (tf.gather(x, rows), tf.one_hot(tf.gather(y, rows), classes))
+    return chosen if weight is None else (*chosen, tf.gather(weight, rows))
+
+
 class _Compiled:
-    """A model's steps as TensorFlow functions."""
+    """A training run by compiled steps."""
 
     def __init__(self, model: keras.Model, classes: int, batch: int, *, is_xla: bool) -> None:
         self._model, self._batch = model, batch
-        self._train = _many(model, model.train_step, classes, batch, is_xla=is_xla)
-        self._train_rest = _one(model, model.train_step, classes)
-        self._test = _many(model, model.test_step, classes, batch, is_xla=is_xla)
-        self._test_rest = _one(model, model.test_step, classes)
+        self._train = _Steps(model.train_step, self._figures, classes, batch, is_xla=is_xla)
+        self._test = _Steps(model.test_step, model.get_metrics_result, classes, batch, is_xla=is_xla)
         self._pace = _Pace()
         self._has_run = False
 
@@ -148,7 +207,7 @@ class _Compiled:
             if first == 0:
                 model.reset_metrics()
             else:
-                logs = _floats(model.get_metrics_result())
+                logs = {name: float(value) for name, value in self._figures().items()}
             listeners.on_epoch_begin(epoch)
             for done, logs in self._epoch(feed, seed, epoch, first):
                 listeners.on_train_batch_end(done - 1, logs)
@@ -163,25 +222,21 @@ class _Compiled:
 
     def _epoch(self, feed: _Feed, seed: int | None, epoch: int, step: int) -> Iterator[tuple[int, dict[str, float]]]:
         """Take an epoch's steps from `step` on; gives, after each chunk, the number of steps that are done."""
-        batch = self._batch
-        for window, rows, order in feed.windows(seed, epoch, step * batch):
-            first = window.start // batch
-            full = first + len(window.order) // batch
-            while step < full:
-                count = min(self._pace.steps, full - step)
+        for window, rows, order in feed.windows(seed, epoch, step * self._batch):
+            first = window.start // self._batch
+            while step - first < -(-len(window.order) // self._batch):
+                count = min(self._pace.steps, self._train.limit(len(window.order), step - first) - (step - first))
                 began = time.perf_counter()
-                logs = self._call(self._train, *rows, order, tf.constant(step - first), tf.constant(count))
+                logs = self._first_or_next(window, rows, order, step - first, count)
                 self._pace.note(count, time.perf_counter() - began)
                 step += count
                 yield step, logs
-            rest = window.order[(full - first) * batch :]
-            if len(rest) and step == full:
-                step += 1
-                yield step, self._call(self._train_rest, *rows, tf.convert_to_tensor(rest))
 
-    def _call(self, function: Any, *arguments: Any) -> dict[str, float]:
+    def _first_or_next(
+        self, window: Window, rows: tuple[Any, ...], order: Any, start: int, count: int
+    ) -> dict[str, float]:
         try:
-            logs = _floats(function(*arguments))
+            logs = self._train(window, rows, order, start, count)
         except tf.errors.ResourceExhaustedError:
             raise
         except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
@@ -195,50 +250,17 @@ class _Compiled:
         self._model.reset_metrics()
         logs: dict[str, float] = {}
         for window, rows, order in feed.windows():
-            full = len(window.order) // self._batch
-            if full:
-                logs = _floats(self._test(*rows, order, tf.constant(0), tf.constant(full)))
-            rest = window.order[full * self._batch :]
-            if len(rest):
-                logs = _floats(self._test_rest(*rows, tf.convert_to_tensor(rest)))
+            step = 0
+            while step < -(-len(window.order) // self._batch):
+                limit = self._test.limit(len(window.order), step)
+                logs = self._test(window, rows, order, step, limit - step)
+                step = limit
         return logs
 
-
-def _many(model: keras.Model, step: Step, classes: int, batch: int, *, is_xla: bool) -> Any:
-    """Compile `count` steps from step `start` on of rows that are visited in `order`."""
-
-    def steps(x: Any, y: Any, weight: Any, order: Any, start: Any, count: Any) -> Any:
-        full = order.shape[0] // batch
-        batches = tf.reshape(order[: full * batch], [full, batch])
-
-        def body(i: Any) -> Any:
-            # XLA would compile a slice anew for each start
-            step(_gathered(x, y, weight, tf.gather(batches, start + i), classes))
-            return i + 1
-
-        tf.while_loop(lambda i: i < count, body, [tf.constant(0)])
-        return model.get_metrics_result()
-
-    return tf.function(steps, jit_compile=is_xla, autograph=False)
-
-
-def _one(model: keras.Model, step: Step, classes: int) -> Any:
-    """Compile one step of the rows `chosen`: an epoch's last batch, which may be smaller."""
-
-    def rest(x: Any, y: Any, weight: Any, chosen: Any) -> Any:
-        step(_gathered(x, y, weight, chosen, classes))
-        return model.get_metrics_result()
-
-    return tf.function(rest, autograph=False)
-
-
-def _gathered(x: Any, y: Any, weight: Any, rows: Any, classes: int) -> tuple[Any, ...]:
-    chosen = (tf.gather(x, rows), tf.one_hot(tf.gather(y, rows), classes))
-    return chosen if weight is None else (*chosen, tf.gather(weight, rows))
-
-
-def _floats(logs: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in logs.items()}
+    def _figures(self) -> dict[str, Any]:
+        """Give what a chunk of training tells; a schedule's rate is computed with it: by itself it takes 1 ms."""
+        rate = tf.convert_to_tensor(self._model.optimizer.learning_rate)
+        return {**self._model.get_metrics_result(), "learning_rate": rate}
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
