@@ -184,6 +184,8 @@ class _Compiled:
         self._model, self._batch = model, batch
         self._train = _Steps(model.train_step, self._figures, classes, batch, is_xla=is_xla)
         self._test = _Steps(model.test_step, model.get_metrics_result, classes, batch, is_xla=is_xla)
+        # in one call: each variable by itself takes 0.1 ms
+        self._reset = tf.function(model.reset_metrics, autograph=False)
         self._pace = _Pace()
         self._has_run = False
 
@@ -205,7 +207,7 @@ class _Compiled:
         for epoch in range(at.epoch, epochs):
             first = at.step if epoch == at.epoch else 0
             if first == 0:
-                model.reset_metrics()
+                self._reset()
             else:
                 logs = {name: float(value) for name, value in self._figures().items()}
             listeners.on_epoch_begin(epoch)
@@ -247,7 +249,7 @@ class _Compiled:
         return logs
 
     def _evaluate(self, feed: _Feed) -> dict[str, float]:
-        self._model.reset_metrics()
+        self._reset()
         logs: dict[str, float] = {}
         for window, rows, order in feed.windows():
             step = 0
