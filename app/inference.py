@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import shutil
-import subprocess
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from app.learning.encoder import MAX_WARNINGS, Faults, Notes, records_cells, tab
 from app.learning.network import OnnxRuntime, Runtime
 from app.learning.rows import Rows
 from app.learning.table import Label, Table, match_labels
+from app.machine import gpus
 from app.registry import Ref, Registry, Version
 
 logger = logging.getLogger(__name__)
@@ -303,17 +302,3 @@ def _slices(table: Table, by: str | None) -> tuple[list[Label | None], NDArray[n
 def shown_notes(notes: Notes) -> tuple[list[dict[str, Any]], int]:
     """Give at most 100 warnings as plain JSON, in order of rows, and how many there are in all."""
     return [asdict(note) for note in islice(notes, MAX_WARNINGS)], len(notes)
-
-
-def gpus() -> list[dict[str, Any]]:
-    """Ask the driver for its GPUs: name and memory in bytes; none where there is no driver."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return []
-    query = [command, "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
-    except (subprocess.SubprocessError, OSError):
-        return []
-    rows = [[part.strip() for part in line.split(",")] for line in lines]
-    return [{"id": f"gpu:{row[0]}", "name": row[1], "memory_bytes": int(row[2]) * 1024**2} for row in rows]

@@ -1,12 +1,15 @@
-"""This machine, or the container that this process is held to: its memory and its processor. Knows nothing of fitserve."""
+"""This machine, or the container that this process is held to: its memory, its processor and its GPUs. Knows nothing of fitserve."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def machine_bytes() -> int:
@@ -33,3 +36,17 @@ def out_of_memory_kills() -> int:
         found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
         return int(found[1]) if found else 0
     return 0
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Ask the driver for its GPUs: name and memory in bytes; none where there is no driver."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    query = [command, "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    except (subprocess.SubprocessError, OSError):
+        return []
+    rows = [[part.strip() for part in line.split(",")] for line in lines]
+    return [{"id": f"gpu:{row[0]}", "name": row[1], "memory_bytes": int(row[2]) * 1024**2} for row in rows]

@@ -61,7 +61,7 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
     Args:
         request: `spec` (resolved) and `auto`, the names of its values that were chosen for the caller; `columns`,
             `table`, `validation_table` or None, `folder` (empty), `memory_bytes`, `compiled`, the folder of XLA's
-            cache, `checkpoint`, the file of one or None, and `start`, the `folder` and `sha256` of a version to start
+            cache, `gpu`, the worker's choice of one or None, `checkpoint`, the file of one or None, and `start`, the `folder` and `sha256` of a version to start
             from, or None.
         emit: gets `device`, `loop`, `warning`, `progress`, `epoch`, `settled` and `checkpoint` events.
         is_stopping: whether to write a checkpoint and stop.
@@ -75,7 +75,7 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
     """
     spec = TrainSpec.model_validate(request["spec"])
     folder = Path(request["folder"])
-    device = _device(spec.device)
+    device = _device(spec.device, request["gpu"])
     emit({"type": "device", "device": device})
     start = _start(request)
     data = prepare(request, spec, start, folder, emit)
@@ -306,14 +306,16 @@ def _other(
     return made
 
 
-def _device(asked: str) -> str:
+def _device(asked: str, gpu: str | None) -> str:
+    """Give the device to compute on; `gpu` is the worker's choice where it is left to the service."""
     if asked == "cpu":
         return "cpu"
-    if asked == "auto":
-        return "gpu:0" if keras_network.has_gpu() else "cpu"
     if not keras_network.has_gpu():
-        raise Invalid.at(("device",), f"Expected a GPU for device {asked!r}, and this machine has none.")
-    return asked if ":" in asked else f"{asked}:0"
+        if asked == "auto":
+            return "cpu"
+        backend = keras_network.environment()["backend"]
+        raise Invalid.at(("device",), f"Expected a GPU that {backend} can use for device {asked!r}, got none.")
+    return asked if ":" in asked else gpu or "gpu:0"
 
 
 def _check_parity(architecture: Architecture, fitted: fit.Fitted, runtime: OnnxRuntime, x: NDArray[np.float32]) -> None:

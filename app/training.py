@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def prepare(rooms: Rooms, table: Dataset | Parsed, spec: TrainSpec, limits: Limi
         Invalid, TooLarge: the specification or the data cannot be used; says which and why.
         NotFound: there is no such validation data set.
     """
+    _check_device(rooms.workers.devices(), spec.device)
     origin = None if spec.start_from is None else rooms.registry.resolve(Ref.parse(spec.start_from))
     if origin is not None:
         spec = _adopted(spec, origin, table)
@@ -88,6 +90,17 @@ def prepare(rooms: Rooms, table: Dataset | Parsed, spec: TrainSpec, limits: Limi
             f"{_mb(foreseen['memory_bytes'])} MB: a smaller network or batch needs less."
         )
     return Prepared(resolved, validation_key, foreseen)
+
+
+def _check_device(there: Collection[str], asked: str) -> None:
+    """Refuse a GPU that no worker has; where no worker lives, one that will may have it."""
+    is_there = asked in there or (asked == "gpu" and any(device.startswith("gpu") for device in there))
+    if asked.startswith("gpu") and there and not is_there:
+        raise Invalid.at(("device",), f"Expected a device that a worker has, {_listed(there)}; got {asked!r}.")
+
+
+def _listed(names: Collection[str]) -> str:
+    return " or ".join(sorted(names))
 
 
 def _mb(size: float) -> int:

@@ -25,7 +25,7 @@ from app.engine import APPLICATION, ENGINE_VERSION, QUEUE, WORKFLOW
 from app.errors import FitserveError, NotFound, StorageFull, Unavailable, is_disk_full
 from app.jobs import MAX_CRASHES, Claim, Job
 from app.lifeline import SAID_LINES, command, keep_said
-from app.machine import out_of_memory_kills, processor
+from app.machine import gpus, out_of_memory_kills, processor
 from app.registry import Ref
 from app.training import CHOSEN, Rooms, publish
 
@@ -142,6 +142,9 @@ class Worker:
         self._rooms = rooms
         self._name = name
         self._means = means
+        self._gpus = [gpu["id"] for gpu in gpus()]
+        #: the GPU of each running job that may have one, by the job's id
+        self._given: dict[str, str] = {}
         self._warm: asyncio.Task[Child] | None = None
         #: a task for each job, named by its id
         self._running: set[asyncio.Task[None]] = set()
@@ -210,7 +213,9 @@ class Worker:
         while True:
             running = [task.get_name() for task in self._running]
             with suppress(StorageFull, Unavailable):
-                await asyncio.to_thread(self._rooms.workers.beat, self._name, self._means.slots, running)
+                await asyncio.to_thread(
+                    self._rooms.workers.beat, self._name, self._means.slots, running, ["cpu", *self._gpus]
+                )
             await asyncio.sleep(BEAT_SECONDS)
 
     def _warm_up(self) -> None:
@@ -292,6 +297,7 @@ class Worker:
             try:
                 await self._converse(child, job, claim, folder)
             finally:
+                self._given.pop(job.id, None)
                 await child.kill()
                 self._warm_up()
 
@@ -352,8 +358,17 @@ class Worker:
             "memory_bytes": self._means.memory_bytes,
             "compiled": str(self._means.compiled),
             "checkpoint": None if checkpoint is None else str(checkpoint),
+            "gpu": self._gpu(job),
             "start": self._start(job),
         }
+
+    def _gpu(self, job: Job) -> str | None:
+        """Give a job that leaves the choice to us the GPU that has the fewest jobs; None where there is none."""
+        if job.spec["device"] not in ("auto", "gpu") or not self._gpus:
+            return None
+        taken = list(self._given.values())
+        self._given[job.id] = min(self._gpus, key=taken.count)
+        return self._given[job.id]
 
     async def _keep(self, job: Job, relay: _Relay, file: Path) -> None:
         try:

@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "lifeline": set(),
     "logs": set(),
+    "machine": set(),
     "config": set(),
     # the public API is their only door
     "client": set(),
@@ -32,23 +33,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry": {"errors", "learning", "storage"},
     "keys": {"errors", "storage"},
     "workers": {"storage"},
+    "checkpoints": {"storage"},
     "watch": {"errors", "jobs"},
-    "inference": {"errors", "learning", "registry"},
+    "inference": {"errors", "learning", "machine", "registry"},
     # what goes on beside the work
     "intake": {"datasets", "errors", "ingest", "storage"},
     "retention": {"config", "training"},
     "backup": {"errors", "learning", "lifeline", "storage"},
-    "training": {"datasets", "errors", "jobs", "learning", "registry", "storage", "workers"},
+    "training": {"checkpoints", "datasets", "errors", "jobs", "learning", "registry", "storage", "workers"},
     # children, and their parents' sides; no child knows the database
     "ingest": {"datasets", "errors", "lifeline"},
     "ingest_child": {"errors", "learning", "lifeline"},
     "export": {"errors", "learning", "lifeline", "registry"},
     "export_child": {"errors", "learning", "lifeline"},
     "trainer": {"errors", "learning", "lifeline"},
-    "worker": {"engine", "errors", "jobs", "lifeline", "registry", "training"},
+    "worker": {"engine", "errors", "jobs", "lifeline", "machine", "registry", "training"},
     "wiring": {
-        *("config", "datasets", "engine", "errors", "inference", "ingest", "intake", "jobs", "keys", "learning"),
-        *("registry", "storage", "training", "watch", "workers"),
+        *("checkpoints", "config", "datasets", "engine", "errors", "inference", "ingest", "intake", "jobs", "keys"),
+        *("learning", "machine", "registry", "storage", "training", "watch", "workers"),
     },
     "api": {
         "datasets",
@@ -70,8 +72,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOMS = ("datasets", "jobs", "registry", "keys", "workers")
 #: the only modules, or packages, that import each library
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "keras": ("learning.fit",),
-    "tensorflow": ("learning.fit",),
+    "keras": ("learning.fit", "learning.keras_network", "learning.loop"),
+    "tensorflow": ("learning.keras_network", "learning.loop"),
     "fastapi": ("api",),
     "starlette": ("api",),
     "uvicorn": ("serve",),
