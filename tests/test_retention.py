@@ -205,7 +205,7 @@ def test_the_engines_rows_go_for_ended_jobs_and_never_for_open_ones(
 
 @both
 def test_nothing_ever_goes_where_the_settings_say_0(rooms: Rooms) -> None:
-    zero = dict.fromkeys(("keep_unused_datasets_days", "keep_events_days", "keep_jobs_days", "keep_engine_days"), 0.0)
+    zero = {name: 0.0 for name in Settings.model_fields if name.startswith("keep_")}
     job = cancel(rooms, submit(rooms))
 
     removed = sweep(rooms, Policy.of(Settings(**zero)), in_days(30_000))  # type: ignore[arg-type]

@@ -101,7 +101,7 @@ def estimate(
     units = features + sum(layer.units for layer in spec.network.layers or [] if isinstance(layer, Layer))
     data = min(2 * 4 * rows * features, memory_bytes) + 2 * 4 * min(batch, training) * units
     return {
-        "seconds": round(JOB_SECONDS + min(fitting, float(spec.fit.max_seconds or fitting)), 2),
+        "seconds": round(JOB_SECONDS + min(fitting, float(spec.fit.max_seconds or fitting)), 3),
         "memory_bytes": int(PROCESS_BYTES + data + 4 * COPIES_OF_WEIGHTS * parameters),
         "steps": epochs * steps,
     }

@@ -17,7 +17,7 @@ from tests.api.conftest import listed
 from tests.api.wire import check_problem
 
 FIELDS = {
-    *("id", "kind", "model", "status", "terminal", "queue_position", "attempt", "device", "spec", "dataset"),
+    *("id", "kind", "model", "status", "terminal", "queue_position", "attempt", "device", "loop", "spec", "dataset"),
     *("progress", "metrics", "version", "error", "created_at", "started_at", "finished_at"),
 }
 DATA = {"columns": {"a": [1, 2, 3, 4, 5, 6], "y": ["p", "q"] * 3}}
@@ -77,8 +77,8 @@ def test_an_ended_job_tells_what_it_made(http: httpx.Client, penguins: Job) -> N
     job = http.get(f"/api/v1/jobs/{penguins.id}").json()
 
     assert FIELDS == set(job)
-    assert ("succeeded", True, None, 1, "cpu") == tuple(
-        job[name] for name in ("status", "terminal", "queue_position", "attempt", "device")
+    assert ("succeeded", True, None, 1, "cpu", "graph") == tuple(
+        job[name] for name in ("status", "terminal", "queue_position", "attempt", "device", "loop")
     )
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
     assert all(0 <= job["metrics"][name] for name in ("loss", "accuracy", "val_loss", "val_accuracy"))

@@ -57,11 +57,13 @@ def test_every_auto_becomes_a_value() -> None:
             "batch_norm": False,
         },
         "optimizer": {
-            "learning_rate": pytest.approx(0.02 * 0.5**0.5),
+            "learning_rate": pytest.approx(0.1 * 32 / 256),
             "momentum": 0.9,
             "nesterov": False,
             "weight_decay": 0.0,
             "schedule": "cosine",
+            "warmup": 0.05,
+            "clip_norm": None,
         },
         "fit": {
             "epochs": 100,
@@ -95,7 +97,9 @@ EXPLICIT: dict[str, Any] = {
         "momentum": 0.5,
         "nesterov": True,
         "weight_decay": 0.001,
-        "schedule": "step",
+        "schedule": "cosine",
+        "warmup": 0.1,
+        "clip_norm": 1.0,
     },
     "fit": {
         "epochs": 10,
