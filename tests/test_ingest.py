@@ -202,7 +202,7 @@ def test_a_file_that_needs_too_much_memory_is_refused_with_its_child(tmp_path: P
 
     async def test(ingest: Ingest) -> None:
         with pytest.raises(TooLarge, match="read in 200 MB of memory"):
-            await ingest.parse(given(tmp_path, b'{"a":1}\n' * 2_000_000), "ndjson", tmp_path / "out")
+            await ingest.parse(given(tmp_path, {"records": [{"a": 1}] * 2_000_000}), "json", tmp_path / "out")
 
         assert 2 == (await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")).rows
 
