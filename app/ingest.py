@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _FACTS: dict[str, type[FitserveError]] = {
     each.code: each for each in (errors.Malformed, errors.Invalid, errors.TooLarge, errors.StorageFull)
 }
+#: what polars frees goes back to the kernel at once: kept for later, it would count as memory in use
+_AT_ONCE = {"_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
 
 
 def machine_bytes() -> int:
@@ -60,6 +62,7 @@ class Ingest:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=64 * 1024**2,
+            env={**os.environ, **_AT_ONCE},
         )
         assert self._child.stderr is not None
         self._said = deque[str](maxlen=SAID_LINES)

@@ -24,6 +24,8 @@ from app.learning.table import Column, write_table
 
 #: how often the memory in use is looked at
 WATCH_SECONDS = 0.05
+#: of a file that is read by parts; larger ones are not faster
+MAX_BLOCK_BYTES = 4 * 1024**2
 #: of a request without its data
 MAX_REST_BYTES = 1024**2
 
@@ -39,8 +41,9 @@ def answer(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
     if request["op"] == "to_arrow":
         write_arrow(Path(request["columns"]).read_bytes(), Path(request["out"]))
         return {}
-    # the texts of a pass; the column that is made of some of them takes several times what they do
-    return read_table(request, Portions(max(0, memory_bytes - used_bytes()) // 4))
+    free = max(0, memory_bytes - used_bytes())
+    # the column that is made of a pass's texts, and the texts of a block of short ones, take several times what they do
+    return read_table(request, Portions(free // 4, min(MAX_BLOCK_BYTES, free // 32 + 1)))
 
 
 def read_table(request: dict[str, Any], portions: Portions) -> dict[str, Any]:
