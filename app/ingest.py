@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _FACTS: dict[str, type[FitserveError]] = {
     each.code: each for each in (errors.Malformed, errors.Invalid, errors.TooLarge, errors.StorageFull)
 }
+#: what polars frees goes back to the kernel at once: kept for later, it would count as memory in use
+_AT_ONCE = {"_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
 
 
 def machine_bytes() -> int:
@@ -45,8 +47,7 @@ class Ingest:
 
     def __init__(self, max_rows: int, max_columns: int, seconds: float, memory_bytes: int = 0) -> None:
         self._memory_bytes = memory_bytes or machine_bytes() // 2
-        # a cell is 8 bytes in the table, and about as much again on its way there
-        self._bounds = {"rows": max_rows, "columns": max_columns, "cells": self._memory_bytes // 16}
+        self._bounds = {"rows": max_rows, "columns": max_columns}
         self._seconds = seconds
         self._turn = asyncio.Lock()
         self._child: asyncio.subprocess.Process | None = None
@@ -61,6 +62,7 @@ class Ingest:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=64 * 1024**2,
+            env={**os.environ, **_AT_ONCE},
         )
         assert self._child.stderr is not None
         self._said = deque[str](maxlen=SAID_LINES)
@@ -87,7 +89,8 @@ class Ingest:
             Malformed, Invalid, TooLarge: what is wrong with the file, and where.
         """
         request = {"op": "transcode", "raw": str(raw), "form": form, "out": str(out)}
-        await self._ask({**request, "bounds": {**self._bounds, "cells": min(self._bounds["cells"], max_cells)}})
+        # in one piece: a cell is 8 bytes in the frame, and about as much again on its way there
+        await self._ask({**request, "bounds": {**self._bounds, "cells": min(self._memory_bytes // 16, max_cells)}})
 
     async def to_arrow(self, columns: Path, out: Path) -> None:
         """Turn a JSON object of columns into an Arrow stream; columns named `probability…` become float32."""

@@ -11,6 +11,7 @@ import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import uvloop
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
 from app.ingest import Ingest
-from app.learning.table import load
+from app.learning.table import TableFile, load
 
 CSV = b"a,b,y\n1,x,no\n2.5,,yes\n"
 
@@ -202,7 +203,7 @@ def test_a_file_that_needs_too_much_memory_is_refused_with_its_child(tmp_path: P
 
     async def test(ingest: Ingest) -> None:
         with pytest.raises(TooLarge, match="read in 200 MB of memory"):
-            await ingest.parse(given(tmp_path, b'{"a":1}\n' * 2_000_000), "ndjson", tmp_path / "out")
+            await ingest.parse(given(tmp_path, {"records": [{"a": 1}] * 2_000_000}), "json", tmp_path / "out")
 
         assert 2 == (await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")).rows
 
@@ -237,10 +238,56 @@ def test_a_bomb_is_not_decoded_whatever_it_declares(tmp_path: Path) -> None:
     run(test)
 
 
-def peak_bytes(pid: int) -> int:
-    """Give the most memory that a process has held."""
-    (found,) = re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+def peak_bytes(pid: int, name: str = "VmHWM") -> int:
+    """Give the most memory that a process has held, or another figure that the kernel has of it."""
+    (found,) = re.findall(rf"{name}:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found) * 1024
+
+
+def test_a_file_of_four_times_the_memory_is_parsed_within_it(tmp_path: Path) -> None:
+    free = 28 * 1024**2
+    names = [f"c{i}" for i in range(100)]
+    rng = random.Random(0)
+    cells = [[f"{rng.gauss(0, 1):.9f}" for _ in names[1:]] + [rng.choice(["no", "yes"])] for _ in range(1000)]
+    part = "".join(",".join(row) + "\n" for row in cells).encode()
+    count = 4 * free // len(part) + 1
+    with (tmp_path / "large").open("wb") as file:
+        file.write(",".join(names).encode() + b"\n")
+        for _ in range(count):
+            file.write(part)
+
+    def own_bytes() -> int:
+        """Measure what a child has of itself, once it has parsed."""
+        found = 0
+
+        async def test(ingest: Ingest) -> None:
+            nonlocal found
+            await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
+            found = peak_bytes(children()[0], "RssAnon")
+
+        run(test)
+        return found
+
+    own = own_bytes()
+    peaks: list[int] = []
+
+    async def test(ingest: Ingest) -> None:
+        await ingest.start()
+        (child,) = children()
+        parsing = asyncio.create_task(ingest.parse(tmp_path / "large", "csv", tmp_path / "out"))
+        while not parsing.done():
+            # its files' pages are the kernel's to take back; it is gone once it has answered
+            with suppress(OSError, ValueError):
+                peaks.append(peak_bytes(child, "RssAnon"))
+            await asyncio.sleep(0.01)
+        parsed = await parsing
+        assert (1000 * count, names) == (parsed.rows, [column["name"] for column in parsed.columns])
+        assert TableFile(parsed.path).slice(0, 1000, ["c99"]).column("c99").cells(1000) == [row[-1] for row in cells]
+
+    run(test, max_rows=10_000_000, max_columns=100, memory_bytes=own + free)
+
+    assert 4 * free <= (tmp_path / "large").stat().st_size
+    assert free // 4 < max(peaks) - own <= free
 
 
 def binary_seeds() -> dict[str, bytes]:

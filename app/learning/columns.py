@@ -5,7 +5,7 @@ Takes texts, Python values and arrays; knows no file format. polars lives here, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,47 @@ class Bounds:
     rows: int
     columns: int
     cells: int = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Portions:
+    """How much of a file is in memory at once.
+
+    Args:
+        pass_bytes: cells, as they are collected in one pass over the file; but one column at least.
+        block_bytes: of the file itself, in those forms that are read by parts.
+    """
+
+    pass_bytes: int = 1024**3
+    block_bytes: int = 4 * 1024**2
+
+    def groups(self, sizes: Sequence[int]) -> Iterator[range]:
+        """Give the columns of each pass, by the bytes that the cells of each column take."""
+        start = held = 0
+        for i, size in enumerate(sizes):
+            if i > start and held + size > self.pass_bytes:
+                yield range(start, i)
+                start, held = i, 0
+            held += size
+        yield range(start, len(sizes))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table on its way in: what is known before its columns are made.
+
+    Args:
+        names: of d ≥ 1 columns; the last one is the target unless a job says otherwise.
+        rows: n ≥ 1.
+        columns: the columns in order, to be taken once; each is made when it is asked for, which may raise what
+            `formats.open_source` does.
+        warnings: what the parser noticed.
+    """
+
+    names: Sequence[str]
+    rows: int
+    columns: Iterable[Column]
+    warnings: Sequence[str] = ()
 
 
 def named(header: Sequence[str], bounds: Bounds) -> tuple[list[str], list[str]]:

@@ -1,38 +1,38 @@
-"""Files and JSON bodies to tables. polars lives here; only the ingest child imports this module."""
+"""Files and JSON bodies to tables, by groups of columns, so that a table may be larger than memory.
+
+polars lives here, in `columns` and in `frames`; only the ingest child imports this module.
+"""
 
 from __future__ import annotations
 
 import codecs
 import csv
-import lzma
-import os
-import struct
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from app.errors import Fault, Invalid, Malformed, TooLarge
-from app.learning import frames
-from app.learning.columns import Bounds, check_rows, column_of_array, column_of_texts, column_of_values, named, type_of
-from app.learning.rows import load_json, sniff
+from app.errors import Fault, Invalid, Malformed
+from app.learning import archives, documents, frames
+from app.learning.columns import Bounds, Portions, Source, check_rows, column_of_texts, named
+from app.learning.rows import sniff
 from app.learning.table import Column, Kind, Table
 
-#: what the standard library raises on a broken archive, array header or compressed stream
-_UNREADABLE = (
-    *(ValueError, TypeError, OSError, EOFError, KeyError, MemoryError, RuntimeError, SyntaxError, struct.error),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
-)
+#: what a row of CSV may take; a quote that is never closed makes one of the rest of the file
+MAX_RECORD_BYTES = 64 * 1024**2
+#: what polars keeps of each text beside its longer ones' characters
+_VIEW_BYTES = 16
+_UNBALANCED = "Expected CSV whose quotes are balanced and enclose whole cells."
 
 
-def parse(path: Path, form: str, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    """Read an uploaded file.
+def open_source(
+    path: Path, form: str, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions | None = None
+) -> Source:
+    """Read an uploaded file as far as it takes to know its names and rows; its columns are made one by one.
 
     Args:
         form: "csv", "tsv", "json", "ndjson", "npz", "parquet", "arrow_stream" or "arrow_file".
@@ -43,40 +43,186 @@ def parse(path: Path, form: str, bounds: Bounds, kinds: Mapping[str, Kind]) -> T
         Invalid: they are, but not a table that can be used; says the row and column.
         TooLarge: over the bounds.
     """
-    table = _PARSERS[form](path, bounds, kinds)
-    unknown = sorted(set(kinds) - set(table.names))
+    source = _PARSERS[form](path, bounds, kinds, portions or Portions())
+    unknown = sorted(set(kinds) - set(source.names))
     if unknown:
         raise Invalid.at(("columns", unknown[0]), f"There is no column {unknown[0]!r}.")
-    return table
+    return source
 
 
-def _csv(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    return _delimited(path, bounds, kinds)
+def parse(path: Path, form: str, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions | None = None) -> Table:
+    """Read an uploaded file whole; as `open_source`."""
+    source = open_source(path, form, bounds, kinds, portions)
+    return Table(tuple(source.columns), source.names[-1], tuple(source.warnings))
 
 
-def _tsv(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    return _delimited(path, bounds, kinds, prefer="\t")
+@dataclass(frozen=True)
+class _Block:
+    """A part of a CSV file, from a byte on, which ends where a record does."""
+
+    at: int
+    size: int
+    has_blank: bool
 
 
-def _delimited(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], prefer: str | None = None) -> Table:
+@dataclass(frozen=True)
+class _Survey:
+    """What one pass over a CSV file tells.
+
+    Args:
+        sizes: the bytes that the texts of each column take.
+        frames: the texts themselves, unless they are too many.
+    """
+
+    rows: int
+    sizes: Sequence[int]
+    blocks: Sequence[_Block]
+    frames: list[pl.DataFrame] | None
+
+
+@dataclass(frozen=True)
+class _Delimited:
+    """A CSV file of so many columns; `header` is its first record, without a byte order mark."""
+
+    path: Path
+    delimiter: str
+    width: int
+    header: bytes
+    start: int
+
+    def survey(self, portions: Portions) -> _Survey:
+        """Read the file once; finds what is wrong with it as a whole."""
+        if self.read(b"").width != self.width:
+            raise Malformed(f"Expected {self.width} columns as in the header, got {self.read(b'').width}.")
+        rows, line, sizes = 0, _line_count(self.header), [0] * self.width
+        blocks: list[_Block] = []
+        frames: list[pl.DataFrame] | None = []
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            for at, body in _blocks(file, portions.block_bytes):
+                frame, has_blank = self.checked(body, rows, line)
+                blocks.append(_Block(at, len(body), has_blank))
+                rows, line = rows + frame.height, line + _line_count(body)
+                sizes = [n + _VIEW_BYTES * len(s) + int(s.estimated_size()) for n, s in zip(sizes, frame, strict=True)]
+                frames = None if frames is None or sum(sizes) > portions.pass_bytes else [*frames, frame]
+        return _Survey(rows, sizes, blocks, frames)
+
+    def read(self, body: bytes, columns: Sequence[int] | None = None) -> pl.DataFrame:
+        """Read records, some or all of their columns, blank lines as rows of empty texts."""
+        return pl.read_csv(
+            self.header + body,
+            separator=self.delimiter,
+            infer_schema=False,
+            empty_string_is_null=False,
+            columns=None if columns is None else list(columns),
+        )
+
+    def checked(self, body: bytes, row: int, line: int) -> tuple[pl.DataFrame, bool]:
+        """Read all columns of records that begin after so many rows and lines; tells whether there were blank lines."""
+        try:
+            frame = self.read(body)
+        except pl.exceptions.PolarsError as error:
+            self.blank(body, row, line)
+            raise Malformed(_UNBALANCED) from error
+        # a row that is short, and a blank line, read as empty cells at its end; a last row may hide an empty one too many
+        if (frame.to_series(-1).fill_null("") == "").any() or body.endswith(self.delimiter.encode()):
+            blank = self.blank(body, row, line)
+            return _without(frame, blank), bool(blank)
+        return frame, False
+
+    def blank(self, body: bytes, row: int = 0, line: int = 0) -> list[int]:
+        """Give the indices of blank lines among records; raises about the first record of another width."""
+        blank = []
+        csv.field_size_limit(2**31 - 1)
+        reader = csv.reader(io.StringIO(body.decode(), newline=""), delimiter=self.delimiter, strict=False)
+        for i, cells in enumerate(reader):
+            if not cells:
+                blank.append(i)
+            elif len(cells) != self.width:
+                at = row + i - len(blank)
+                message = f"Expected {self.width} cells as in the header, got {len(cells)} in row {at} (line {line + reader.line_num})."
+                raise Invalid(message, [Fault(("rows", at), message, "ragged_row")])
+        return blank
+
+    def collect(self, blocks: Sequence[_Block], group: range) -> list[pl.DataFrame]:
+        """Read some columns of the file again."""
+        found = []
+        with self.path.open("rb") as file:
+            for block in blocks:
+                file.seek(block.at)
+                body = file.read(block.size)
+                frame = self.read(body, group)
+                found.append(_without(frame, self.blank(body)) if block.has_blank else frame)
+        return found
+
+
+def _delimited(
+    path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions, prefer: str | None = None
+) -> Source:
     _check_utf8(path)
     header, delimiter = _header(path, prefer)
     names, warnings = named(header, bounds)
-    try:
-        frame = pl.read_csv(path, separator=delimiter, infer_schema=False, empty_string_is_null=False)
-    except pl.exceptions.PolarsError as error:
-        _find_ragged(path, delimiter, len(names))
-        raise Malformed("Expected CSV whose quotes are balanced and enclose whole cells.") from error
-    if frame.width != len(names):
-        raise Malformed(f"Expected {len(names)} columns as in the header, got {frame.width}.")
-    # a row that is short, and a blank line, read as empty cells at its end; a last row may hide an empty one too many
-    if (frame.to_series(frame.width - 1).fill_null("") == "").any() or _last_byte(path) == delimiter:
-        blank = _find_ragged(path, delimiter, len(names))
-        if blank:
-            frame = frame.filter(~pl.int_range(pl.len()).is_in(blank))
-    check_rows(frame.height, bounds)
-    columns = [column_of_texts(n, s, kinds.get(n)) for n, s in zip(names, frame.iter_columns(), strict=True)]
-    return Table(tuple(columns), names[-1], tuple(warnings))
+    text = _Delimited(path, delimiter, len(names), *_first_record(path))
+    survey = text.survey(portions)
+    check_rows(survey.rows, bounds)
+
+    def columns() -> Iterator[Column]:
+        whole = survey.frames
+        for group in [range(len(names))] if whole else portions.groups(survey.sizes):
+            frames = whole or text.collect(survey.blocks, group)
+            series = pl.concat(frames, rechunk=False).get_columns()[::-1]
+            frames.clear()
+            for i in group:
+                yield column_of_texts(names[i], series.pop(), kinds.get(names[i]))
+
+    return Source(names, survey.rows, columns(), warnings)
+
+
+def _blocks(file: BinaryIO, block_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Read the rest of a file in parts that end where a record does, each with where it begins."""
+    at, body = file.tell(), b""
+    while chunk := file.read(block_bytes):
+        body += chunk
+        end = _last_end(body)
+        if end:
+            yield at, body[:end]
+            at, body = at + end, body[end:]
+        elif len(body) > MAX_RECORD_BYTES:
+            raise Malformed(f"Expected rows of at most {MAX_RECORD_BYTES} bytes whose quotes are balanced.")
+    if body:
+        yield at, body
+
+
+def _last_end(body: bytes) -> int:
+    """Give the index after the last newline that is in no quotes, 0 where there is none."""
+    quotes, end = body.count(b'"'), len(body)
+    while (at := body.rfind(b"\n", 0, end)) >= 0:
+        quotes -= body.count(b'"', at, end)
+        if quotes % 2 == 0:
+            return at + 1
+        end = at
+    return 0
+
+
+def _first_record(path: Path) -> tuple[bytes, int]:
+    """Give the header's bytes without a byte order mark, and where those of the rows begin."""
+    lines: list[bytes] = []
+    quotes = 0
+    with path.open("rb") as file:
+        for line in file:
+            lines.append(line)
+            quotes += line.count(b'"')
+            if quotes % 2 == 0:
+                break
+        return b"".join(lines).removeprefix(codecs.BOM_UTF8), file.tell()
+
+
+def _line_count(body: bytes) -> int:
+    return body.count(b"\n") + body.count(b"\r") - body.count(b"\r\n")
+
+
+def _without(frame: pl.DataFrame, rows: Sequence[int]) -> pl.DataFrame:
+    return frame.filter(~pl.int_range(pl.len()).is_in(rows)) if rows else frame
 
 
 def _check_utf8(path: Path) -> None:
@@ -116,173 +262,12 @@ def _header(path: Path, prefer: str | None) -> tuple[list[str], str]:
             raise Malformed(f"Expected a CSV header row: {error}.") from error
 
 
-def _find_ragged(path: Path, delimiter: str, width: int) -> list[int]:
-    """Raise about the first row of another width; give the indices of blank lines."""
-    blank = []
-    csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=False)
-        next(reader)
-        for row, cells in enumerate(reader):
-            if not cells:
-                blank.append(row)
-            elif len(cells) != width:
-                message = f"Expected {width} cells as in the header, got {len(cells)} in row {row - len(blank)} (line {reader.line_num})."
-                raise Invalid(message, [Fault(("rows", row - len(blank)), message, "ragged_row")])
-    return blank
-
-
-def _last_byte(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read().decode("latin-1")
-
-
-def _json(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    document = load_json(path.read_bytes(), "JSON")
-    if not isinstance(document, dict):
-        raise Invalid(f"Expected a JSON object with x and y, records, or columns; got {type_of(document)}.")
-    given = set(document)
-    if given == {"x", "y"}:
-        return _matrix(document["x"], document["y"], bounds, kinds)
-    if given == {"records"}:
-        return _records(document["records"], bounds, kinds)
-    if given == {"columns"}:
-        return _columns(document["columns"], bounds, kinds)
-    came = ", ".join(repr(name[:40]) for name in sorted(given)[:5]) or "nothing"
-    raise Invalid(f'Expected {{"x", "y"}}, {{"records"}} or {{"columns"}}; got {came}.')
-
-
-def _matrix(x: Any, y: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    for name, value in (("x", x), ("y", y)):
-        if not isinstance(value, list):
-            raise Invalid.at((name,), f"Expected {name} to be a list, got {type_of(value)}.")
-    if len(x) != len(y):
-        raise Invalid.at(("y",), f"Expected as many labels as rows, got {len(x)} rows and {len(y)} labels.")
-    check_rows(len(x), bounds)
-    for i, row in enumerate(x):
-        if not isinstance(row, list):
-            raise Invalid.at(("x", i), f"Expected row {i} of x to be a list, got {type_of(row)}.")
-        if len(row) != len(x[0]):
-            raise Invalid.at(("x", i), f"Expected {len(x[0])} values as in row 0, got {len(row)} in row {i}.")
-    if not x[0]:
-        raise Invalid.at(("x", 0), "Expected at least one value in a row, got none.")
-    if isinstance(y[0], list):
-        y = _from_one_hot(y)
-    names = [f"x{j}" for j in range(len(x[0]))]
-    cells = {name: list(column) for name, column in zip(names, zip(*x, strict=True), strict=True)}
-    return _columns({**cells, "y": y}, bounds, kinds)
-
-
-def _from_one_hot(y: list[Any]) -> list[int]:
-    labels = []
-    for i, row in enumerate(y):
-        is_row = isinstance(row, list) and len(row) == len(y[0])
-        if not is_row or any(type(v) not in (int, float) for v in row) or sorted(row) != [0] * (len(row) - 1) + [1]:
-            raise Invalid.at(("y", i), f"Expected one-hot labels, one 1 and {len(y[0]) - 1} zeros, in row {i} of y.")
-        labels.append(row.index(1))
-    return labels
-
-
-def _records(records: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    if not isinstance(records, list):
-        raise Invalid.at(("records",), f"Expected records to be a list, got {type_of(records)}.")
-    check_rows(len(records), bounds)
-    names: dict[str, None] = {}
-    for i, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise Invalid.at(("records", i), f"Expected record {i} to be an object, got {type_of(record)}.")
-        names.update(dict.fromkeys(record))
-        if len(names) > bounds.columns:
-            raise TooLarge(f"Expected at most {bounds.columns} columns, got more by record {i}.")
-    return _columns({name: [record.get(name) for record in records] for name in names}, bounds, kinds)
-
-
-def _columns(columns: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    if not isinstance(columns, dict):
-        raise Invalid.at(("columns",), f"Expected columns to be an object of lists, got {type_of(columns)}.")
-    if not columns:
-        raise Invalid.at(("columns",), "Expected at least one column, got none.")
-    names, warnings = named(list(columns), bounds)
-    lengths = {}
-    for name, cells in columns.items():
-        if not isinstance(cells, list):
-            raise Invalid.at(("columns", name), f"Expected column {name!r} to be a list, got {type_of(cells)}.")
-        lengths[name] = len(cells)
-    longest = max(lengths.values())
-    for name, length in lengths.items():
-        if length != longest:
-            raise Invalid.at(
-                ("columns", name), f"Expected {longest} values as in the longest column, got {length} in {name!r}."
-            )
-    check_rows(longest, bounds)
-    made = [column_of_values(n, cells, kinds.get(n)) for n, cells in zip(names, columns.values(), strict=True)]
-    return Table(tuple(made), names[-1], tuple(warnings))
-
-
-def _npz(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-            if declared > 8 * bounds.cells:
-                raise TooLarge(f"Expected arrays of at most {8 * bounds.cells} bytes, got {declared}.")
-        with np.load(path, allow_pickle=False) as file:
-            if set(file.files) != {"x", "y"}:
-                raise Invalid(
-                    f"Expected the arrays x and y, got {', '.join(repr(n[:40]) for n in sorted(file.files)[:5]) or 'none'}."
-                )
-            x, y = file["x"], file["y"]
-            if y.dtype.kind == "U":
-                y = y.astype(object)
-    except _UNREADABLE as error:
-        raise Malformed(
-            "Expected an NPZ file of plain arrays (no pickled objects) that could be read to its end."
-        ) from error
-    if x.ndim != 2 or x.shape[1] == 0 or x.dtype.kind not in "fiub":
-        raise Invalid.at(("x",), f"Expected x of shape (rows, columns) of numbers, got {x.shape} of {x.dtype}.")
-    if len(x) != len(np.atleast_1d(y)):
-        raise Invalid.at(("y",), f"Expected as many labels as rows, got {len(x)} rows and y of shape {y.shape}.")
-    check_rows(len(x), bounds)
-    if x.shape[1] + 1 > bounds.columns:
-        raise TooLarge(f"Expected at most {bounds.columns} columns, got {x.shape[1] + 1}.")
-    columns = [column_of_array(f"x{j}", x[:, j], kinds.get(f"x{j}")) for j in range(x.shape[1])]
-    return Table((*columns, _array_target(y, kinds.get("y"))), "y")
-
-
-def _array_target(y: NDArray[Any], kind: Kind | None) -> Column:
-    if y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "fiub":
-        if not (np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()):
-            row = int(np.flatnonzero(~((np.isin(y, (0, 1)).all(axis=1)) & (y.sum(axis=1) == 1)))[0])
-            raise Invalid.at(("y", row), f"Expected one-hot labels, one 1 and zeros, in row {row} of y.")
-        y = y.argmax(axis=1)
-    if y.ndim != 1:
-        raise Invalid.at(("y",), f"Expected y of shape (rows,) or one-hot (rows, classes), got {y.shape}.")
-    if y.dtype.kind in "fiub":
-        return column_of_array("y", y, kind)
-    if y.dtype.kind != "O":
-        raise Invalid.at(("y",), f"Expected y of numbers, booleans or texts, got {y.dtype}.")
-    return column_of_values("y", y.tolist(), kind or "categorical")
-
-
-def _ndjson(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    records: list[Any] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            records.append(load_json(text, f"a JSON object in line {number}"))
-            if len(records) > bounds.rows:
-                raise TooLarge(f"Expected at most {bounds.rows} rows, got more.")
-    return _records(records, bounds, kinds)
-
-
-_PARSERS: dict[str, Callable[[Path, Bounds, Mapping[str, Kind]], Table]] = {
-    "csv": _csv,
-    "tsv": _tsv,
-    "json": _json,
-    "ndjson": _ndjson,
-    "npz": _npz,
+_PARSERS: dict[str, Callable[[Path, Bounds, Mapping[str, Kind], Portions], Source]] = {
+    "csv": _delimited,
+    "tsv": partial(_delimited, prefer="\t"),
+    "json": documents.json,
+    "ndjson": documents.ndjson,
+    "npz": archives.npz,
     "parquet": frames.parquet,
     "arrow_stream": frames.arrow_stream,
     "arrow_file": frames.arrow_file,

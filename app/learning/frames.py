@@ -3,61 +3,115 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 import polars as pl
 
 from app.errors import Invalid, Malformed
-from app.learning.columns import Bounds, check_rows, column_of_array, column_of_texts, column_of_values, named
-from app.learning.table import Column, Kind, Table
+from app.learning.columns import (
+    Bounds,
+    Portions,
+    Source,
+    check_rows,
+    column_of_array,
+    column_of_texts,
+    column_of_values,
+    named,
+)
+from app.learning.table import Column, Kind
+
+_T = TypeVar("_T")
+_Read = Callable[..., pl.DataFrame]
 
 
-def parquet(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    """Read a Parquet file as a table."""
-    return _table(_read_parquet(path, bounds), bounds, kinds)
+def parquet(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+    """Read a Parquet file as a table, some columns at a time."""
+    lazy, rows = _decoded("Parquet", lambda: _scan_parquet(path, bounds))
+    names = lazy.collect_schema().names()
+    # a file that declares fewer than it holds is not unpacked beyond the limit either
+    return _source(
+        lazy.collect_schema(),
+        rows,
+        lambda group: _decoded("Parquet", lambda: lazy.select(names[i] for i in group).head(bounds.rows + 1).collect()),
+        bounds,
+        kinds,
+        portions,
+    )
 
 
-def arrow_file(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    """Read an Arrow IPC file as a table."""
-    return _table(_read_arrow_file(path, bounds), bounds, kinds)
+def arrow_file(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+    """Read an Arrow IPC file as a table, some columns at a time."""
+    return _arrow(path, "an Arrow IPC file", pl.read_ipc, bounds, kinds, portions)
 
 
-def arrow_stream(path: Path, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    """Read an Arrow IPC stream as a table."""
-    return _table(_read_arrow_stream(path, bounds), bounds, kinds)
+def arrow_stream(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+    """Read an Arrow IPC stream as a table, some columns at a time."""
+    return _arrow(path, "an Arrow IPC stream", pl.read_ipc_stream, bounds, kinds, portions)
+
+
+def _arrow(path: Path, form: str, read: _Read, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+    def columns(group: Sequence[int] | None, n_rows: int | None = None) -> pl.DataFrame:
+        with path.open("rb") as file:
+            return read(file, columns=None if group is None else list(group), n_rows=n_rows)
+
+    schema = _decoded(form, lambda: columns(None, 0)).schema
+    _check_schema(schema, bounds)
+    rows = _decoded(form, lambda: columns([0])).height if schema else 0
+    check_rows(rows, bounds, len(schema))
+    return _source(schema, rows, lambda group: _decoded(form, lambda: columns(group)), bounds, kinds, portions)
+
+
+def _source(
+    schema: pl.Schema,
+    rows: int,
+    read: Callable[[range], pl.DataFrame],
+    bounds: Bounds,
+    kinds: Mapping[str, Kind],
+    portions: Portions,
+) -> Source:
+    names, warnings = named(schema.names(), bounds)
+
+    def columns() -> Iterator[Column]:
+        # a text has a view of 16 bytes, and no type takes more
+        for group in portions.groups([16 * rows] * len(names)):
+            frame = read(group)
+            if frame.height != rows:
+                raise Malformed(f"Expected {rows} rows in each column, got {frame.height}.")
+            series = frame.get_columns()[::-1]
+            del frame
+            for i in group:
+                yield _column(names[i], series.pop(), kinds.get(names[i]))
+
+    return Source(names, rows, columns(), warnings)
+
+
+def _scan_parquet(path: Path, bounds: Bounds) -> tuple[pl.LazyFrame, int]:
+    lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    schema = lazy.collect_schema()
+    _check_schema(schema, bounds)
+    # the declared size, before a page is decoded: a run of one value is a few bytes however long
+    rows = lazy.select(pl.len()).collect().item()
+    check_rows(rows, bounds, len(schema))
+    return lazy, rows
 
 
 def _read_parquet(path: Path, bounds: Bounds) -> pl.DataFrame:
-    def read() -> pl.DataFrame:
-        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        schema = lazy.collect_schema()
-        _check_schema(schema, bounds)
-        # the declared size, before a page is decoded: a run of one value is a few bytes however long
-        check_rows(lazy.select(pl.len()).collect().item(), bounds, len(schema))
-        # a file that declares fewer than it holds is not unpacked beyond the limit either
-        return lazy.head(bounds.rows + 1).collect()
-
-    return _checked(_decoded("Parquet", read), bounds)
+    lazy, _ = _decoded("Parquet", lambda: _scan_parquet(path, bounds))
+    return _checked(_decoded("Parquet", lambda: lazy.head(bounds.rows + 1).collect()), bounds)
 
 
 def _read_arrow_file(path: Path, bounds: Bounds) -> pl.DataFrame:
-    def read() -> pl.DataFrame:
-        with path.open("rb") as file:
-            return pl.read_ipc(file)
-
-    return _checked(_decoded("an Arrow IPC file", read), bounds)
+    with path.open("rb") as file:
+        return _checked(_decoded("an Arrow IPC file", lambda: pl.read_ipc(file)), bounds)
 
 
 def _read_arrow_stream(path: Path, bounds: Bounds) -> pl.DataFrame:
-    def read() -> pl.DataFrame:
-        with path.open("rb") as file:
-            return pl.read_ipc_stream(file)
-
-    return _checked(_decoded("an Arrow IPC stream", read), bounds)
+    with path.open("rb") as file:
+        return _checked(_decoded("an Arrow IPC stream", lambda: pl.read_ipc_stream(file)), bounds)
 
 
 def _checked(frame: pl.DataFrame, bounds: Bounds) -> pl.DataFrame:
@@ -79,7 +133,7 @@ def _check_64_bits(series: pl.Series) -> None:
             )
 
 
-def _decoded(form: str, read: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+def _decoded(form: str, read: Callable[[], _T]) -> _T:
     try:
         return read()
     # a hostile file can make the reader panic, which is no Exception
@@ -105,13 +159,9 @@ def _spell(dtype: pl.DataType) -> str:
     return type(dtype).__name__.lower()
 
 
-def _table(frame: pl.DataFrame, bounds: Bounds, kinds: Mapping[str, Kind]) -> Table:
-    names, warnings = named(frame.columns, bounds)
-    columns = [_column(name, series, kinds.get(name)) for name, series in zip(names, frame.iter_columns(), strict=True)]
-    return Table(tuple(columns), names[-1], tuple(warnings))
-
-
 def _column(name: str, series: pl.Series, kind: Kind | None) -> Column:
+    if series.dtype in (pl.Int128, pl.UInt128):
+        _check_64_bits(series)
     if series.dtype.is_float() or series.dtype.is_decimal():
         numbers = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
         return column_of_array(name, numbers.astype(np.float32 if series.dtype == pl.Float32 else np.float64), kind)

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -216,9 +216,7 @@ _NO_HEADER = (ValueError, KeyError, TypeError, EOFError, SyntaxError, RecursionE
 def _read_npy(file: io.BytesIO, size: int) -> NDArray[Any]:
     # numpy's own reader would allocate what the header declares, before it reads
     try:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, is_fortran, dtype = read(file)
+        shape, is_fortran, dtype = npy_header(file)
     except _NO_HEADER as error:
         raise Malformed("Expected an NPY array of plain numbers.") from error
     if dtype.kind not in "fiub" or dtype.subdtype or min(shape, default=0) < 0:
@@ -227,6 +225,18 @@ def _read_npy(file: io.BytesIO, size: int) -> NDArray[Any]:
         raise Malformed("Expected an NPY array of plain numbers, as many as its header says.")
     x: NDArray[Any] = np.frombuffer(file.read(), dtype)
     return x.reshape(shape, order="F" if is_fortran else "C")
+
+
+def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an NPY array: its shape, whether it is in Fortran's order, and its type.
+
+    Raises:
+        whatever NumPy does where there is none.
+    """
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, is_fortran, dtype = read(file)
+    return shape, is_fortran, dtype
 
 
 _DECODERS: dict[str, Callable[[bytes, Sequence[str]], Rows]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -9,6 +10,7 @@ import random
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.learning.columns import Bounds
+from app.learning.columns import Bounds, Portions
 from app.learning.formats import parse
 from app.learning.table import Kind, Table
 
 BOUNDS = Bounds(rows=1000, columns=50)
+#: so small that every record is a block of its own, and every column has a pass
+TINY = Portions(pass_bytes=1, block_bytes=1)
 Parse = Callable[..., Table]
 
 
@@ -30,9 +34,15 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Parse:
     """Parse bytes, or anything else as JSON."""
     path = tmp_path_factory.mktemp("formats") / "upload"
 
-    def run(body: Any, form: str = "csv", kinds: Mapping[str, Kind] | None = None, bounds: Bounds = BOUNDS) -> Table:
+    def run(
+        body: Any,
+        form: str = "csv",
+        kinds: Mapping[str, Kind] | None = None,
+        bounds: Bounds = BOUNDS,
+        portions: Portions | None = None,
+    ) -> Table:
         path.write_bytes(body if isinstance(body, bytes) else json.dumps(body).encode())
-        return parse(path, form, bounds, kinds or {})
+        return parse(path, form, bounds, kinds or {}, portions)
 
     return run
 
@@ -41,6 +51,20 @@ def npz(**arrays: Any) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
+
+
+def whole_of(table: Table) -> list[Any]:
+    """Give all that a table is, its cells as bytes."""
+    columns = [
+        (
+            replace(c, values=np.empty(0), codes=None),
+            c.values.dtype,
+            c.values.tobytes(),
+            c.codes is None or c.codes.tolist(),
+        )
+        for c in table.columns
+    ]
+    return [table.default_target, table.warnings, [(repr(c[0]), *c[1:]) for c in columns]]
 
 
 def cells(table: Table) -> dict[str, list[Any]]:
@@ -298,12 +322,13 @@ BAD: dict[str, tuple[str, Any, type[FitserveError], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("is_tiny", [False, True], ids=["whole", "in portions"])
 @pytest.mark.parametrize(("form", "body", "kind", "message"), BAD.values(), ids=BAD)
 def test_bad_input_is_refused_with_what_came(
-    read: Parse, form: str, body: Any, kind: type[FitserveError], message: str
+    read: Parse, form: str, body: Any, kind: type[FitserveError], message: str, is_tiny: bool
 ) -> None:
     with pytest.raises(FitserveError) as caught:
-        read(body, form)
+        read(body, form, portions=TINY if is_tiny else None)
 
     assert kind is type(caught.value)
     assert message in caught.value.message
@@ -403,6 +428,35 @@ def test_a_matrix_is_the_same_in_json_and_npz(read: Parse, x: list[list[float]])
     assert [c.describe() for c in tables[0].columns] == [c.describe() for c in tables[1].columns]
 
 
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_table_is_the_same_however_small_the_portions(read: Parse, data: st.DataObject) -> None:
+    width = data.draw(st.integers(1, 4))
+    cell = st.sampled_from(["", "1", "-2.5", "07", "true", "NA", " x ", "é", 'say "no"', "two\nlines", "a\r\nb", "a,b"])
+    rows = data.draw(st.lists(st.lists(cell, min_size=width, max_size=width), min_size=1, max_size=9))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator=data.draw(st.sampled_from(["\n", "\r\n"])), quoting=csv.QUOTE_ALL)
+    for row in [[f"c{i}" for i in range(width)], *rows]:
+        writer.writerow(row)
+        file.write("\n" * data.draw(st.integers(0, 2)) if row[0] != "c0" else "")
+    body = data.draw(st.sampled_from([b"", codecs.BOM_UTF8])) + file.getvalue().encode()
+    body = body.rstrip(b"\r\n") if data.draw(st.booleans()) else body
+    portions = Portions(data.draw(st.integers(1, 400)), data.draw(st.integers(1, 60)))
+
+    assert whole_of(read(body)) == whole_of(read(body, portions=portions)) == whole_of(read(body, portions=TINY))
+
+
+@settings(max_examples=40, deadline=None)
+@given(x=st.lists(st.lists(finite, min_size=3, max_size=3), min_size=1, max_size=9), order=st.sampled_from("CF"))
+def test_a_matrix_is_the_same_however_small_the_portions(read: Parse, x: list[list[float]], order: Any) -> None:
+    body = npz(x=np.array(x, order=order), y=np.arange(len(x)))
+    lists: list[list[float]] = [[1.0, 1.0, 1.0], *x]
+    lines = b"\n".join(json.dumps({f"x{i}": cell for i, cell in enumerate(row) if cell > 0}).encode() for row in lists)
+
+    for form, given_ in (("npz", body), ("ndjson", lines)):
+        assert whole_of(read(given_, form)) == whole_of(read(given_, form, portions=TINY))
+
+
 SEEDS = {
     "csv": b'a,b;c|d,"e"\n1,true,"x ""y""",2020-01-01\n,NA,z,?\n-1e5,false,"x\ny",2020-01-02\n',
     "tsv": b"a\tb\n1\t2\n3\tx\n",
@@ -431,7 +485,7 @@ def test_nothing_but_a_fact_is_raised_whatever_the_bytes(read: Parse, form: str,
             body[at:at] = body[at : at + rng.randint(1, 30)]
 
     with suppress(FitserveError):
-        table = read(bytes(body), form)
+        table = read(bytes(body), form, portions=TINY if seed % 2 else None)
         assert {table.rows} == {len(column.values) for column in table.columns}
         assert table.names == [column.describe()["name"] for column in table.columns]
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.learning.columns import Bounds
+from app.learning.columns import Bounds, Portions
 from app.learning.formats import parse
 from app.learning.frames import transcode
 from app.learning.table import Table
@@ -50,7 +50,10 @@ def read(path: Path) -> Read:
 
     def run(given: bytes | pl.DataFrame, form: str, bounds: Bounds = BOUNDS, **kinds: Any) -> Table:
         path.write_bytes(given if isinstance(given, bytes) else write(given, form))
-        return parse(path, form, bounds, kinds)
+        whole = parse(path, form, bounds, kinds)
+        in_passes = parse(path, form, bounds, kinds, Portions(pass_bytes=1, block_bytes=1))
+        assert [column.describe() for column in whole.columns] == [column.describe() for column in in_passes.columns]
+        return in_passes
 
     return run
 
