@@ -59,8 +59,8 @@ format: $(VENV)/.installed-test  ## Rewrite what the formatter and the linter ca
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## Measure the service on this machine; writes bench/results/service.json
-	$(BIN)/python -m bench.service
+bench: $(VENV)/.installed-test  ## Measure service and training (ONLY=training: one of them); writes bench/results/
+	for part in $(or $(ONLY),service training); do $(BIN)/python -m bench.$$part || exit 1; done
 
 lock:  ## Resolve requirements/ anew; needs uv
 	$(UV_COMPILE) -o requirements/serve.txt

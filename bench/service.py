@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from app.client import Client
+from bench.about import MIB, RESULTS, ROOT, about, median
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "bench" / "results" / "service.json"
+RESULT = RESULTS / "service.json"
 LIBRARIES = ("fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy", "keras", "tensorflow")
 STARTS, TRAININGS, ROUNDS = 3, 2, 4
 CONNECTIONS, LOAD_SECONDS = 32, 1.0
@@ -36,13 +32,19 @@ SMALL_TABLE, WIDE_TABLE = (150, 4), (60, 784)
 #: no round begins after the first; what else is waited for must have happened by the second
 ENOUGH_SECONDS, LIMIT_SECONDS = 55.0, 240.0
 WARM_MIB, QUIET_SECONDS = 300, 0.4
-TICK_SECONDS, MIB = 1 / os.sysconf("SC_CLK_TCK"), 1024**2
+TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+WORKLOAD = {
+    "trained_table": SMALL_TABLE,
+    "predict": "networks 4→64→3 and 784→64→3, one row a request, JSON",
+    "connections": CONNECTIONS,
+    "seconds_per_load": LOAD_SECONDS,
+}
 _ADDRESS = re.compile(r" on (http://\S+)\s")
 
 
 def main() -> None:
     """Measure, write the results, and print them."""
-    began, busy = time.monotonic(), os.getloadavg()[0]
+    began, said = time.monotonic(), about(LIBRARIES)
     deadline = began + LIMIT_SECONDS
     with tempfile.TemporaryDirectory(prefix="fitserve-bench-") as name:
         folder = Path(name)
@@ -64,20 +66,13 @@ def main() -> None:
                     rounds[-1][f"predict_1x{columns}"] = _load(pid, f"{url}/api/v1/models/{model}/predict", body)
             loaded = _resident_mib(pid)
     results = {
-        "seconds_to_ready": _median(ready),
+        "seconds_to_ready": median(ready),
         "api_mib_when_ready": idle,
         "api_mib_after_load": loaded,
-        "seconds_from_post_to_served_model": _median(small),
+        "seconds_from_post_to_served_model": median(small),
         **_rates(rounds),
     }
-    document = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_about(),
-        # what else ran: the minute's average before, of which nothing is ours
-        "load_average_before": round(busy, 2),
-        "results": results,
-        "rounds": rounds,
-    }
+    document = {**said, "workload": WORKLOAD, "results": results, "rounds": rounds}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     for name, value in results.items():
@@ -91,30 +86,10 @@ def _rates(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
         for figure in ("per_second", "cpu_microseconds"):
             ours = [each[f"predict_1x{columns}"][figure] for each in rounds]
             bare = [each[f"bare_1x{columns}"][figure] for each in rounds]
-            found[f"predict_1x{columns}_{figure}"] = _median(ours)
-            found[f"bare_1x{columns}_{figure}"] = _median(bare)
-            found[f"predict_to_bare_1x{columns}_{figure}"] = _median([a / b for a, b in zip(ours, bare, strict=True)])
+            found[f"predict_1x{columns}_{figure}"] = median(ours)
+            found[f"bare_1x{columns}_{figure}"] = median(bare)
+            found[f"predict_to_bare_1x{columns}_{figure}"] = median([a / b for a, b in zip(ours, bare, strict=True)])
     return found
-
-
-def _about() -> dict[str, Any]:
-    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
-    return {
-        "machine": {"cpu": cpu[1] if cpu else platform.machine(), "cores": os.cpu_count(), "memory_mib": memory},
-        "kernel": platform.release(),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
-        "workload": {
-            "trained_table": SMALL_TABLE,
-            "predict": "networks 4→64→3 and 784→64→3, one row a request, JSON",
-            "connections": CONNECTIONS,
-            "seconds_per_load": LOAD_SECONDS,
-        },
-    }
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(f"{statistics.median(values):.3g}")
 
 
 @contextmanager

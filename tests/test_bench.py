@@ -1,16 +1,24 @@
-"""The load generator counts whole, good answers and nothing else, and the committed result is one of this benchmark."""
+"""The benchmarks measure what they say, and the committed results are theirs."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from app.client import Job
+from app.learning import fit
+from app.learning.batches import Examples
+from app.learning.network import Architecture
+from app.learning.spec import TrainSpec
+from bench import contestants, sgd, training
 from tests.service import ROOT, Service
 
 RECORD = {"records": [{"island": "Biscoe", "bill_length_mm": 49.1}]}
@@ -59,3 +67,88 @@ def test_the_committed_result_says_where_when_and_with_what_it_was_measured() ->
     assert about | {"results", "rounds"} == set(document)
     assert {"cpu", "cores", "memory_mib"} == set(document["machine"])
     assert all(figure is not None and figure > 0 for figure in document["results"].values())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the benchmark of training says of next to no rows."""
+    output = tmp_path_factory.mktemp("bench") / "training.json"
+    command = [sys.executable, "-m", "bench.training", "--quick", "--output", str(output)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    document: dict[str, Any] = json.loads(output.read_text())
+    assert training.tables(document) == ended.stdout.removesuffix("\n")
+    return document
+
+
+def check_training(document: dict[str, Any]) -> None:
+    """Each contestant that is not absent has a positive figure, and a ratio within its range."""
+    about = {"at", "command", "machine", "kernel", "versions", "load_average_before"}
+    assert about | {"results", "goals", "absent", "rounds"} == set(document)
+    assert list(document["results"]) == list(training.ROWS)
+    for name, found in document["results"].items():
+        ratios = found["times_ours"]
+        assert {contestants.FITSERVE, *ratios} == set(found["seconds"]) == set(training.ROWS[name].epochs)
+        for who, spread in [*found["seconds"].items(), *ratios.items()]:
+            assert (spread is None) == (who in document["absent"])
+            assert spread is None or 0 < spread["least"] <= spread["median"] <= spread["most"]
+        assert all(seconds is None or seconds > 0 for each in document["rounds"] for seconds in each[name].values())
+    assert [goal["goal"] for goal in document["goals"]] == [goal.title for goal in training.GOALS]
+    assert all((goal["is_met"] is None) == (goal["ratio"] is None) for goal in document["goals"])
+
+
+def test_every_contestant_trains_every_row_that_it_takes_part_in(trained: dict[str, Any]) -> None:
+    check_training(trained)
+
+
+def test_the_committed_training_figures_are_of_this_benchmark_and_in_the_readme() -> None:
+    document = json.loads((ROOT / "bench/results/training.json").read_text())
+
+    check_training(document)
+    assert {name: found["title"] for name, found in document["results"].items()} == {
+        name: row.title for name, row in training.ROWS.items()
+    }
+    readme = (ROOT / "README.md").read_text()
+    assert training.embedded(training.tables(document), readme) == readme
+
+
+def test_a_goal_is_judged_by_its_median_or_by_each_round() -> None:
+    rounds = [{"row": {"theirs": seconds, "ours": 1.0}} for seconds in (0.9, 2.0, 3.0)]
+    goal = training.Goal("twice", ("row", "theirs"), ("row", "ours"), least=2)
+
+    assert goal.judge(rounds) == {"goal": "twice", "ratio": {"median": 2, "least": 0.9, "most": 3}, "is_met": True}
+    assert not replace(goal, is_of_each_round=True).judge(rounds)["is_met"]
+    assert not replace(goal, scale=10).judge(rounds)["is_met"]
+    assert replace(goal, over=("row", "absent")).judge([{"row": {"absent": None, "ours": 1.0}}])["is_met"] is None
+
+
+@pytest.mark.parametrize("batch", [32, 256])
+def test_the_loop_in_c_has_the_losses_of_ours_on_the_same_batches(tmp_path: Path, batch: int) -> None:
+    if sgd.compiler() is None:
+        pytest.skip("needs a C compiler")
+    rows, columns, classes, seed = 1000, 20, 10, 3
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, classes, rows).astype(np.int32)
+    # separable, so that the loss falls
+    x = (rng.random((rows, columns)) + 2 * np.eye(classes, columns)[y]).astype(np.float32)
+    spec = TrainSpec.model_validate(
+        {
+            "validation": None,
+            "network": {"layers": [{"units": sgd.UNITS}]},
+            "optimizer": {"learning_rate": 0.1, "momentum": 0.0, "schedule": "constant", "warmup": 0.0},
+            "fit": {"epochs": 3, "batch_size": batch, "early_stopping": None, "seed": seed},
+        }
+    )
+    architecture = Architecture.from_spec(spec, columns, classes)
+    start = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in architecture.shapes().items()}
+    examples = Examples(x, y)
+
+    ours = fit.fit(fit.Task(architecture, spec, examples, None, lambda _event: None, start=start)).history
+    network = sgd.Network(list(start.values()), tmp_path)
+    theirs = []
+    for epoch in range(3):
+        (window,) = examples.windows(seed, epoch, batch)
+        theirs.append(network.epoch(x, y, window.order, batch, 0.1))
+
+    assert theirs == pytest.approx([entry["loss"] for entry in ours], rel=1e-3)
+    assert theirs[-1] < theirs[0]
