@@ -16,6 +16,7 @@ from app import errors
 from app.datasets import Parsed
 from app.errors import Fault, FitserveError, Invalid
 from app.lifeline import SAID_LINES, command, keep_said
+from app.machine import machine_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +25,6 @@ _FACTS: dict[str, type[FitserveError]] = {
 }
 #: what polars frees goes back to the kernel at once: kept for later, it would count as memory in use
 _AT_ONCE = {"_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
-
-
-def machine_bytes() -> int:
-    """Give the memory of this machine, or of the container that this process is held to."""
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
-        # not there in the other version of cgroups, and "max" where there is no limit
-        with suppress(OSError, ValueError):
-            found.append(int(Path("/sys/fs/cgroup", limit).read_text()))
-    return min(found)
 
 
 class Ingest:

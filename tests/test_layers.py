@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backup": {"errors", "learning", "lifeline", "storage"},
     "training": {"checkpoints", "datasets", "errors", "jobs", "learning", "registry", "storage", "workers"},
     # children, and their parents' sides; no child knows the database
-    "ingest": {"datasets", "errors", "lifeline"},
+    "ingest": {"datasets", "errors", "lifeline", "machine"},
     "ingest_child": {"errors", "learning", "lifeline"},
     "export": {"errors", "learning", "lifeline", "registry"},
     "export_child": {"errors", "learning", "lifeline"},
