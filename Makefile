@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 UV_COMPILE = uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --quiet --group build
 
-.PHONY: help setup serve demo test test-crash test-fuzz lint format bench lock clean
+.PHONY: help setup serve demo test test-crash test-fuzz test-resume test-large lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,12 @@ test-crash: $(VENV)/.installed-test  ## Kill the service at random moments, CYCL
 
 test-fuzz: $(VENV)/.installed-test  ## Send EXAMPLES (300) generated requests to each operation, four ways
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest --timeout=0 tests/api/test_schemathesis.py $(ARGS)
+
+test-resume: $(VENV)/.installed-test  ## Kill training processes CYCLES times (50) in each loop, and compare the weights
+	RESUME_CYCLES=$(or $(CYCLES),50) $(BIN)/python -m pytest -s --timeout=0 tests/test_interruptions.py $(ARGS)
+
+test-large: $(VENV)/.installed-test  ## Train on a CSV of BYTES (5 GiB) in a fifth of its memory, and show what was held
+	LARGE_BYTES=$(or $(BYTES),5368709120) $(BIN)/python -m pytest -s --timeout=0 tests/test_larger_than_memory.py $(ARGS)
 
 lint: $(VENV)/.installed-test  ## Check style and types
 	$(BIN)/ruff check .

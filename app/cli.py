@@ -99,7 +99,8 @@ def _work(settings: Settings, parent: int | None) -> None:
     rooms, engine = open_rooms(settings)
     try:
         slots = max(settings.workers, 1)
-        means = Means(slots, encoded_bytes(settings), settings.data_dir.absolute() / "cache")
+        cache = settings.data_dir.absolute() / "cache"
+        means = Means(slots, encoded_bytes(settings), settings.checkpoint_seconds, cache)
         Worker(rooms, settings.worker_name, means).run()
     finally:
         engine.close()

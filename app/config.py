@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     max_queued_jobs: Count = Field(1000, description="Jobs that may wait.")
     max_streams: Count = Field(200, description="Event streams open at once.")
     max_loaded_bytes: Bytes = Field(GIB, description="Memory for versions kept loaded for serving.")
+    checkpoint_seconds: float = Field(
+        5, ge=0, description="Least time between two checkpoints of a job, which are made at the end of an epoch."
+    )
     keep_unused_datasets_days: Days = Field(0, description="Data sets that no version or open job came from; 0 keeps.")
     keep_events_days: Days = Field(90, description="Events of jobs that have ended; 0 keeps.")
     keep_jobs_days: Days = Field(0, description="Records of jobs that have ended; 0 keeps.")

@@ -60,8 +60,8 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
 
     Args:
         request: `spec` (resolved) and `auto`, the names of its values that were chosen for the caller; `columns`,
-            `table`, `validation_table` or None, `folder` (empty), `memory_bytes`, `compiled`, the folder of XLA's
-            cache, `gpu`, the worker's choice of one or None, `checkpoint`, the file of one or None, and `start`, the `folder` and `sha256` of a version to start
+            `table`, `validation_table` or None, `folder` (empty), `memory_bytes`, `checkpoint_seconds`,
+            `compiled`, the folder of XLA's cache, `gpu`, the worker's choice of one or None, `checkpoint`, the file of one or None, and `start`, the `folder` and `sha256` of a version to start
             from, or None.
         emit: gets `device`, `loop`, `warning`, `progress`, `epoch`, `settled` and `checkpoint` events.
         is_stopping: whether to write a checkpoint and stop.
@@ -90,6 +90,7 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
         is_rate_auto="optimizer.learning_rate" in request["auto"],
         keep=_Keeper(folder, _plan(request), emit).keep,
         is_stopping=is_stopping,
+        checkpoint_seconds=float(request["checkpoint_seconds"]),
         forget_compiled=lambda: _forget_compiled(Path(request["compiled"])),
     )
     with keras_network.on(device):

@@ -52,11 +52,13 @@ class Means:
     Args:
         slots: jobs at once.
         memory_bytes: what the encoded rows of one job may take in memory.
+        checkpoint_seconds: least time between two checkpoints of a job.
         cache: a folder for what compilers want to find again.
     """
 
     slots: int
     memory_bytes: int
+    checkpoint_seconds: float
     cache: Path
 
     @property
@@ -356,6 +358,7 @@ class Worker:
             "validation_table": None if validation is None else str(self._rooms.datasets.path(validation)),
             "folder": str(folder),
             "memory_bytes": self._means.memory_bytes,
+            "checkpoint_seconds": self._means.checkpoint_seconds,
             "compiled": str(self._means.compiled),
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "gpu": self._gpu(job),

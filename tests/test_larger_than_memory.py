@@ -85,7 +85,9 @@ def test_a_table_of_four_times_the_budget_is_learned_within_it(start: Start, tmp
 
     peaks = {name: max(curve) for name, curve in seen.items()}
     step = max(len(seen["app.trainer"]) // 40, 1)
-    print(f"\n{size / MIB:.0f} MiB of CSV, {rows} rows, budget {budget / MIB:.0f} MiB: parsed {parsed:.1f} s, job {trained:.1f} s")
+    print(
+        f"\n{size / MIB:.0f} MiB of CSV, {rows} rows, budget {budget / MIB:.0f} MiB: parsed {parsed:.1f} s, job {trained:.1f} s"
+    )
     for name, curve in seen.items():
         print(f"{name}: peak {peaks[name]:.0f} MiB:", *(f"{held:.0f}" for held in curve[::step]))
     assert peaks["app.trainer"] < budget / MIB + BESIDE_MIB

@@ -61,6 +61,7 @@ def prepare(folder: Path, spec: dict[str, Any], columns: dict[str, list[Any]] | 
         "validation_table": None,
         "folder": str(folder),
         "memory_bytes": 2**30,
+        "checkpoint_seconds": 5.0,
         "compiled": str(folder / "compiled"),
         "checkpoint": None,
         "gpu": None,

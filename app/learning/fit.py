@@ -80,6 +80,7 @@ class Task:
         emit: gets `loop`, `progress`, `epoch` and `warning` events, and `settled` where a value is changed.
         keep: gets the run's state from time to time.
         is_stopping: whether to stop at the next chance.
+        checkpoint_seconds: the state is kept at the end of an epoch, at most so often.
         forget_compiled: empties the cache of what was compiled before; tells whether there was anything in it.
     """
 
@@ -92,6 +93,7 @@ class Task:
     is_rate_auto: bool = False
     keep: Callable[[State], None] = field(default=lambda _state: None)
     is_stopping: Callable[[], bool] = field(default=lambda: False)
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     forget_compiled: Callable[[], bool] = field(default=lambda: False)
 
     @property
@@ -370,7 +372,7 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         # what ends here is decided by this epoch, and must be decided again
-        if not self.model.stop_training and time.monotonic() - self._kept >= CHECKPOINT_SECONDS:
+        if not self.model.stop_training and time.monotonic() - self._kept >= self._run.task.checkpoint_seconds:
             self._keep(Position(epoch + 1))
 
     def _keep(self, at: Position) -> None:
