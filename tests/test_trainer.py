@@ -24,7 +24,7 @@ from app.learning.table import Table, load, match_labels
 from app.lifeline import command
 from tests.service import ROOT
 
-LIMITS = Limits(classes=10, features=100, parameters=100_000, seconds=600)
+LIMITS = Limits(classes=10, features=100, parameters=1_000_000, seconds=600)
 Request = dict[str, Any]
 
 
