@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 #: read at once by `StoredExamples`; small, so that a window has rows from a thousand places, and large enough for a disk
 BLOCK_BYTES = 256 * 1024
+#: of the address of rows, in bytes: EIGEN_MAX_ALIGN_BYTES of TensorFlow's own tensors
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class Window:
     weight: NDArray[np.float32] | None
     order: NDArray[np.int32]
     start: int
+
+
+def empty_rows(rows: int, width: int) -> NDArray[np.float32]:
+    """Make room for float32 (rows, width) at an address that TensorFlow can compute on without a copy."""
+    room = np.empty(rows * width * 4 + ALIGNMENT, np.uint8)
+    first = -room.ctypes.data % ALIGNMENT
+    return room[first : first + rows * width * 4].view(np.float32).reshape(rows, width)
 
 
 class Source(Protocol):
@@ -129,7 +138,7 @@ class StoredExamples:
     def _window(
         self, descriptor: int, ranges: list[tuple[int, int]], capacity: int, start: int, seed: list[int] | None
     ) -> Window:
-        x = np.zeros((capacity, self.width), np.float32)
+        x = empty_rows(capacity, self.width)
         y = np.zeros(capacity, np.int32)
         weight = None if self.weight is None else np.zeros(capacity, np.float32)
         at = 0
@@ -140,6 +149,7 @@ class StoredExamples:
             if weight is not None and self.weight is not None:
                 weight[here] = self.weight[first:last]
             at += last - first
+        x[at:] = 0.0
         order = np.arange(at) if seed is None else np.random.default_rng(seed).permutation(at)
         return Window(x, y, weight, order.astype(np.int32), start)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning.batches import Examples, Source, StoredExamples
+from app.learning.batches import Examples, Source, StoredExamples, empty_rows
 from app.learning.encoder import Encoder, table_cells
 from app.learning.table import TableFile
 
@@ -42,7 +42,7 @@ def encode_parts(
     """Encode rows of a table, which is read once, some rows at a time.
 
     Args:
-        memory_bytes: where the encoded rows, and the copy that a device has, take more, they go to files.
+        memory_bytes: where the encoded rows, and the copy that a GPU has, take more, they go to files.
         folder: where those are made; they are of use as long as it is there.
 
     Raises:
@@ -79,7 +79,7 @@ class _Sink(Protocol):
 class _Memory:
     def __init__(self, part: Part, width: int) -> None:
         self._part = part
-        self._x = np.empty((len(part.rows), width), np.float32)
+        self._x = empty_rows(len(part.rows), width)
         self._at = 0
 
     def add(self, x: NDArray[np.float32]) -> None:

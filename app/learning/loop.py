@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning.batches import Source, Window
+from app.learning.batches import ALIGNMENT, Source, Window
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -111,10 +111,17 @@ class _Feed:
             if window.x is not self._x:
                 self._x = window.x
                 weight = None if window.weight is None else tf.convert_to_tensor(window.weight)
-                self._tensors = (tf.convert_to_tensor(window.x), tf.convert_to_tensor(window.y), weight)
+                self._tensors = (_shared(window.x), tf.convert_to_tensor(window.y), weight)
             padding = len(window.x) - len(window.order)
             order = np.pad(window.order, (0, padding)) if padding else window.order
             yield window, self._tensors, tf.convert_to_tensor(order)
+
+
+def _shared(x: NDArray[np.float32]) -> Any:
+    """Give rows as a tensor: without the two copies that TensorFlow makes of an array, where the device is the CPU."""
+    if x.ctypes.data % ALIGNMENT or tf.config.list_logical_devices("GPU"):
+        return tf.convert_to_tensor(x)
+    return tf.experimental.dlpack.from_dlpack(x.__dlpack__())
 
 
 class _Steps:
