@@ -22,15 +22,15 @@ from app.storage.blobs import LocalBlobs
 from tests.service import ROOT
 from tests.test_trainer import Request, prepare, table
 
-CYCLES = int(os.environ.get("RESUME_CYCLES", 4))
+CYCLES = int(os.environ.get("RESUME_CYCLES", 2))
 SEED = int(os.environ.get("RESUME_SEED", 20))
 #: some seconds of steps that each take about a millisecond, fewer of them than what XLA is for
 GRAPH: dict[str, Any] = {
-    "network": {"layers": [{"units": 700, "dropout": 0.2}, {"units": 700}]},
+    "network": {"layers": [{"units": 400, "dropout": 0.2}, {"units": 400}]},
     "fit": {"epochs": 200, "batch_size": 16, "early_stopping": None},
 }
 XLA: dict[str, Any] = {
-    "network": {"layers": [{"units": 300, "dropout": 0.2}, {"units": 300}], "batch_norm": True},
+    "network": {"layers": [{"units": 100, "dropout": 0.2}, {"units": 100}], "batch_norm": True},
     "fit": {"epochs": 1000, "batch_size": 16, "early_stopping": {"patience": 1000}, "class_weight": "balanced"},
 }
 
