@@ -11,10 +11,11 @@ EXTRA ?=
 BIN := $(VENV)/bin
 LOCKS := requirements/serve.txt $(if $(EXTRA),requirements/$(EXTRA).txt)
 STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
+BACKEND_TESTS := tests/learning/test_backends.py
 UV_COMPILE = uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --quiet --group build
 
-.PHONY: help setup serve demo test test-crash test-fuzz test-resume test-large lint format bench lock clean
+.PHONY: help setup serve demo test test-backends test-backend test-crash test-fuzz test-resume test-large lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +44,14 @@ demo: setup  ## Upload, train, evaluate and predict on a service of its own
 test: $(VENV)/.installed-test  ## Lint, then every test
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
+
+test-backends: $(VENV)/.installed-test  ## Train under TensorFlow, JAX and PyTorch, each in an environment of its own
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(BACKEND_TESTS) $(ARGS)
+	$(MAKE) --no-print-directory VENV=.venv-jax EXTRA=jax test-backend
+	$(MAKE) --no-print-directory VENV=.venv-torch EXTRA=torch test-backend
+
+test-backend: $(VENV)/.installed-test
+	KERAS_BACKEND=$(EXTRA) $(BIN)/python -m pytest $(BACKEND_TESTS) $(ARGS)
 
 test-crash: $(VENV)/.installed-test  ## Kill the service at random moments, CYCLES times (200)
 	CRASH_CYCLES=$(or $(CYCLES),200) $(BIN)/python -m pytest -s tests/test_acceptance.py $(ARGS)
@@ -73,5 +82,5 @@ lock:  ## Resolve requirements/ anew; needs uv
 	$(UV_COMPILE) --group test -o requirements/test.txt
 	for extra in gpu jax torch; do $(UV_COMPILE) --extra $$extra -o requirements/$$extra.txt || exit 1; done
 
-clean:  ## Remove .venv and caches; data in models/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove environments and caches; data in models/ stays
+	rm -rf $(VENV) .venv-jax .venv-torch .mypy_cache .ruff_cache .hypothesis

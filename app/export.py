@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import logging
+import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from app.errors import NotReady
+from app.errors import Invalid, NotReady
 from app.learning.artifact import Artifact
 from app.lifeline import command
 from app.registry import Version
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 Form = Literal["keras", "saved_model", "onnx", "litert", "weights"]
 #: the file or folder of each form that the child writes
 _FILES = {"keras": "model.keras", "saved_model": "saved_model", "onnx": "model.onnx", "litert": "model.tflite"}
+#: these are TensorFlow's own, whichever backend trains
+_OF_TENSORFLOW = ("saved_model", "litert")
 EXPORT_SECONDS = 120.0
 #: of what a child that failed said, in the log
 SAID_CHARACTERS = 4000
@@ -38,8 +42,11 @@ async def export_version(artifact: Artifact, version: Version, source: Path, for
         The zip: the model, `encoder.json`, and `card.json`, which says what goes in and how exact it is.
 
     Raises:
+        Invalid: the form is TensorFlow's own, and TensorFlow is not installed.
         NotReady: the child did not end well in time.
     """
+    if form in _OF_TENSORFLOW and importlib.util.find_spec("tensorflow") is None:
+        raise Invalid.at(("format",), f"Expected TensorFlow to be installed for the format {form!r}, and it is not.")
     card: dict[str, Any] = {
         "model": version.model,
         "version": version.version,
@@ -70,6 +77,7 @@ def _zip(path: Path, files: dict[str, Path], card: dict[str, Any]) -> bytes:
 async def _in_child(source: Path, sha256: str, form: Form, out: Path) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         *command("app.export_child", str(source), sha256, form, str(out)),
+        env={**os.environ, **({"KERAS_BACKEND": "tensorflow"} if form in _OF_TENSORFLOW else {})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

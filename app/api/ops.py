@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from contextlib import suppress
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from app.wiring import Services
 
 router = APIRouter(tags=["Operations"])
 
-LIBRARIES = ("fastapi", "keras", "numpy", "onnxruntime", "tensorflow", "uvicorn")
+LIBRARIES = ("fastapi", "jax", "keras", "numpy", "onnxruntime", "tensorflow", "torch", "uvicorn")
 
 
 @router.get("/livez", summary="Is the process alive?", openapi_extra=PUBLIC, responses=documented(is_public=True))
@@ -73,7 +74,7 @@ def get_system(given: Given) -> dict[str, Any]:
     return {
         "version": __version__,
         "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "libraries": _installed(),
         "devices": [{"id": "cpu", "name": platform.machine(), "memory_bytes": None}, *given.inference.gpus],
         "serves_on": "gpu:0" if given.inference.serves_on_gpu else "cpu",
         "loaded": given.inference.devices(),
@@ -81,6 +82,15 @@ def get_system(given: Given) -> dict[str, Any]:
         "workers": given.rooms.workers.list(),
         "limits": limits,
     }
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        # any one of Keras's backends is enough
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def open_meter(given: Services) -> MeterProvider:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from app.learning import metrics
 from app.learning.batches import Examples, Source, sample
 from app.learning.checkpoint import State
-from app.learning.keras_network import build, get_weights, make_deterministic, network_logits
+from app.learning.keras_network import (
+    build,
+    get_weights,
+    make_deterministic,
+    network_logits,
+    read_random_streams,
+    set_random_streams,
+)
 from app.learning.loop import Mode, NotCompilable, Position, prepare, run
 from app.learning.network import Architecture, Weights
 from app.learning.spec import EarlyStopping, TrainSpec
@@ -351,12 +358,14 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
                 variable.assign(saved.arrays[name])
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        if self._saved is None:
+            return
+        set_random_streams(_numbered("random", self._saved.arrays))
         # EarlyStopping has just forgotten everything
-        if self._saved is not None and self._stopping is not None:
+        if self._stopping is not None:
             for name, value in self._saved.facts["stopping"].items():
                 setattr(self._stopping, name, value)
-            best = [self._saved.arrays[f"best/{i}"] for i in range(self._saved.facts["best_weights"])]
-            self._stopping.best_weights = best or None
+            self._stopping.best_weights = _numbered("best", self._saved.arrays) or None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._epoch = epoch
@@ -387,20 +396,29 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
             "first_loss": self._watch.first_loss,
             "elapsed_seconds": self._watch.elapsed_seconds,
             "stopping": {} if stopping is None else {name: _plain(getattr(stopping, name)) for name in _STOPPING},
-            "best_weights": len(best),
         }
         arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in self._variables().items()}
-        self._run.task.keep(State(facts, arrays | {f"best/{i}": weight for i, weight in enumerate(best)}))
+        others = _names("best", best) | _names("random", read_random_streams())
+        self._run.task.keep(State(facts, arrays | others))
         self._kept = time.monotonic()
 
     def _variables(self) -> dict[str, Any]:
         model = self._run.model
         groups = {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
-        return {f"{group}/{i}": variable for group, found in groups.items() for i, variable in enumerate(found)}
+        return {name: variable for group, found in groups.items() for name, variable in _names(group, found).items()}
 
 
 #: what `keras.callbacks.EarlyStopping` knows between two epochs, beside its best weights
 _STOPPING = ("wait", "best", "best_epoch", "stopped_epoch")
+
+
+def _names(group: str, values: Sequence[Any]) -> dict[str, Any]:
+    return {f"{group}/{i}": value for i, value in enumerate(values)}
+
+
+def _numbered(group: str, arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Give the arrays that `_names` has named."""
+    return [arrays[f"{group}/{i}"] for i in range(sum(name.startswith(f"{group}/") for name in arrays))]
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib import metadata
 from typing import Any
@@ -127,6 +128,32 @@ def make_deterministic() -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        # without it cuBLAS is not, and PyTorch refuses to go on
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)
+
+
+def read_random_streams() -> list[NDArray[np.uint8]]:
+    """Read the random streams that are no variables of a model: PyTorch's own, from which its Dropout draws."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    return [stream.numpy() for stream in (torch.get_rng_state(), *torch.cuda.get_rng_state_all())]
+
+
+def set_random_streams(streams: Sequence[NDArray[np.uint8]]) -> None:
+    """Put back what `read_random_streams` has read."""
+    if not streams:
+        return
+    import torch
+
+    first, *others = (torch.from_numpy(stream) for stream in streams)
+    torch.set_rng_state(first)
+    torch.cuda.set_rng_state_all(others)
 
 
 def on(device: str) -> AbstractContextManager[None]:
@@ -137,13 +164,22 @@ def on(device: str) -> AbstractContextManager[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error of NumPy or of a backend means that memory, of the machine or of a device, ran out."""
-    # TensorFlow and torch have a class each; XLA, also under JAX, says it in words alone
+    # TensorFlow and torch have a class each; XLA, also under JAX, and torch on a CPU say it in words alone
     names = {each.__name__ for each in type(error).__mro__}
-    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or (
-        "RESOURCE_EXHAUSTED" in str(error)
+    return bool(names & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}) or any(
+        words in str(error) for words in ("RESOURCE_EXHAUSTED", "DefaultCPUAllocator: can't allocate memory")
     )
 
 
 def has_gpu() -> bool:
     """Tell whether Keras's backend sees a GPU."""
-    return bool(keras.distribution.list_devices("gpu"))
+    if keras.backend.backend() == "torch":
+        # Keras lists no devices of PyTorch's
+        import torch
+
+        return bool(torch.cuda.is_available())
+    try:
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:
+        # how JAX says that there is none
+        return False

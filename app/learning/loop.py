@@ -67,14 +67,14 @@ def run(
     Raises:
         NotCompilable: nothing was computed; another mode may do.
     """
+    if mode == "keras":
+        _run_keras(model, train, validation, callbacks, classes, batch, epochs, seed, at)
+        return
+    if model.run_eagerly:
+        raise NotCompilable("the model is to be run eagerly")
     steps = -(-train.rows // batch)
     listeners = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs, steps=steps)
-    if mode != "keras" and model.run_eagerly:
-        raise NotCompilable("the model is to be run eagerly")
-    if mode == "keras":
-        _run_keras(model, train, validation, listeners, classes, batch, epochs, seed, at)
-    else:
-        _Compiled(model, classes, batch, is_xla=mode == "xla").fit(train, validation, listeners, epochs, seed, at)
+    _Compiled(model, classes, batch, is_xla=mode == "xla").fit(train, validation, listeners, epochs, seed, at)
 
 
 def prepare(model: keras.Model, width: int, classes: int) -> None:
@@ -310,7 +310,7 @@ def _run_keras(
     model: keras.Model,
     train: Source,
     validation: Source | None,
-    listeners: keras.callbacks.CallbackList,
+    callbacks: Sequence[keras.callbacks.Callback],
     classes: int,
     batch: int,
     epochs: int,
@@ -323,6 +323,6 @@ def _run_keras(
         initial_epoch=at.epoch,
         epochs=epochs,
         shuffle=False,
-        callbacks=listeners,
+        callbacks=list(callbacks),
         verbose=0,
     )
