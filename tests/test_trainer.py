@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from app.learning.resolve import Limits, resolve
 from app.learning.spec import TrainSpec
 from app.learning.table import Table, load, match_labels
 from app.lifeline import command
+from app.worker import Means
 from tests.service import ROOT
 
 LIMITS = Limits(classes=10, features=100, parameters=1_000_000, seconds=600)
@@ -75,10 +77,10 @@ def train(request: Request) -> dict[str, Any]:
     return trainer.train(request, events.append)
 
 
-def converse(request: Request | None) -> tuple[int, list[dict[str, Any]]]:
+def converse(request: Request | None, environment: dict[str, str] | None = None) -> tuple[int, list[dict[str, Any]]]:
     """Start a child, send it a request or the end of its input, and give its exit code and its events."""
     process = subprocess.Popen(
-        command("app.trainer"), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command("app.trainer"), cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         out, _ = process.communicate("" if request is None else json.dumps(request) + "\n", timeout=120)
@@ -131,6 +133,25 @@ def test_a_child_whose_job_diverges_says_so(tmp_path: Path) -> None:
     message = "The loss was not a finite number in epoch 1; try a smaller learning rate."
     assert (0, {"type": "failed", "code": "loss_not_finite", "message": message}) == (code, events[-1])
     assert not (tmp_path / "version").exists()
+
+
+def test_what_xla_has_compiled_is_found_again_and_where_it_is_damaged_made_anew(tmp_path: Path) -> None:
+    means = Means(slots=1, memory_bytes=2**30, checkpoint_seconds=5, cache=tmp_path / "cache")
+    spec = {"fit": {"epochs": 400, "early_stopping": None}}
+    request = {**prepare(tmp_path, spec), "compiled": str(means.compiled)}
+    done = []
+    for damage in (0, 100):
+        (tmp_path / f"{damage}").mkdir()
+        for file in means.compiled.glob("*"):
+            os.truncate(file, damage)
+        _, events = converse({**request, "folder": str(tmp_path / f"{damage}")}, means.environment())
+        assert [] == [event for event in events if event["type"] == "warning"]
+        assert "xla" == events[-1]["document"]["environment"]["loop"]
+        done.append(events[-1]["document"]["weights_sha256"])
+
+    assert done[0] == done[1]
+    assert all(file.stat().st_size > 100 for file in means.compiled.glob("*"))
+    assert list(means.compiled.glob("*"))
 
 
 def test_a_child_without_a_request_ends(tmp_path: Path) -> None:
