@@ -58,11 +58,13 @@ def read(path: Path) -> State:
     """
     try:
         arrays = load_file(path)
-        if not np.array_equal(arrays.pop(_DIGEST), _digest(arrays)):
-            raise ValueError("the arrays are not those that were written")
-        return State(json.loads(arrays.pop(_FACTS).tobytes()), arrays)
+        is_whole = np.array_equal(arrays.pop(_DIGEST), _digest(arrays))
+        state = State(json.loads(arrays.pop(_FACTS).tobytes()), arrays)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise Unusable("The checkpoint cannot be read.") from error
+    if not is_whole:
+        raise Unusable("The checkpoint cannot be read.")
+    return state
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
@@ -70,5 +72,5 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
-        digest.update(arrays[name].reshape(-1).view(np.uint8))
+        digest.update(arrays[name].reshape(-1).view(np.uint8).data)
     return np.frombuffer(digest.digest(), np.uint8)

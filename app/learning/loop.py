@@ -64,7 +64,8 @@ def run(
         at: where to go on, for a model whose variables, those of its metrics included, are of that moment.
 
     Raises:
-        NotCompilable: nothing was computed; another mode may do.
+        NotCompilable: when a function is first called, which is before the end of an epoch is told. Where that was the
+            first step, nothing was computed; in another mode a model of the same state may do.
     """
     steps = -(-train.rows // batch)
     listeners = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs, steps=steps)
@@ -73,7 +74,8 @@ def run(
     if mode == "keras":
         _run_keras(model, train, validation, listeners, classes, batch, epochs, seed, at)
     else:
-        _Compiled(model, classes, batch, is_xla=mode == "xla").fit(train, validation, listeners, epochs, seed, at)
+        made = _Compiled(model, train, validation, classes, batch, is_xla=mode == "xla")
+        made.fit(listeners, epochs, seed, at)
 
 
 def prepare(model: keras.Model, width: int, classes: int) -> None:
@@ -119,27 +121,23 @@ class _Feed:
 class _Compiled:
     """A model's steps as TensorFlow functions."""
 
-    def __init__(self, model: keras.Model, classes: int, batch: int, *, is_xla: bool) -> None:
+    def __init__(
+        self, model: keras.Model, train: Source, validation: Source | None, classes: int, batch: int, *, is_xla: bool
+    ) -> None:
         self._model, self._batch = model, batch
-        self._train = _many(model, model.train_step, classes, batch, is_xla=is_xla)
+        self._feed = _Feed(train, batch)
+        self._held_out = None if validation is None else _Feed(validation, batch)
+        is_sized = is_xla or train.rows % batch == 0
+        self._train = _many(model, model.train_step, classes, batch, is_xla=is_xla, is_sized=is_sized)
         self._train_rest = _one(model, model.train_step, classes)
-        self._test = _many(model, model.test_step, classes, batch, is_xla=is_xla)
+        is_sized = is_xla or validation is None or validation.rows % batch == 0
+        self._test = _many(model, model.test_step, classes, batch, is_xla=is_xla, is_sized=is_sized)
         self._test_rest = _one(model, model.test_step, classes)
         self._pace = _Pace()
-        self._has_run = False
+        self._ran: set[int] = set()
 
-    def fit(
-        self,
-        train: Source,
-        validation: Source | None,
-        listeners: keras.callbacks.CallbackList,
-        epochs: int,
-        seed: int | None,
-        at: Position,
-    ) -> None:
+    def fit(self, listeners: keras.callbacks.CallbackList, epochs: int, seed: int | None, at: Position) -> None:
         model = self._model
-        feed = _Feed(train, self._batch)
-        held_out = None if validation is None else _Feed(validation, self._batch)
         model.stop_training = False
         listeners.on_train_begin()
         logs: dict[str, float] = {}
@@ -150,21 +148,21 @@ class _Compiled:
             else:
                 logs = _floats(model.get_metrics_result())
             listeners.on_epoch_begin(epoch)
-            for done, logs in self._epoch(feed, seed, epoch, first):
+            for done, logs in self._epoch(seed, epoch, first):
                 listeners.on_train_batch_end(done - 1, logs)
                 if model.stop_training:
                     break
-            if held_out is not None:
-                logs = logs | {f"val_{name}": value for name, value in self._evaluate(held_out).items()}
+            if self._held_out is not None:
+                logs = logs | {f"val_{name}": value for name, value in self._evaluate(self._held_out).items()}
             listeners.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break
         listeners.on_train_end(logs)
 
-    def _epoch(self, feed: _Feed, seed: int | None, epoch: int, step: int) -> Iterator[tuple[int, dict[str, float]]]:
+    def _epoch(self, seed: int | None, epoch: int, step: int) -> Iterator[tuple[int, dict[str, float]]]:
         """Take an epoch's steps from `step` on; gives, after each chunk, the number of steps that are done."""
         batch = self._batch
-        for window, rows, order in feed.windows(seed, epoch, step * batch):
+        for window, rows, order in self._feed.windows(seed, epoch, step * batch):
             first = window.start // batch
             full = first + len(window.order) // batch
             while step < full:
@@ -174,10 +172,10 @@ class _Compiled:
                 self._pace.note(count, time.perf_counter() - began)
                 step += count
                 yield step, logs
-            rest = window.order[(full - first) * batch :]
-            if len(rest) and step == full:
+            begin, end = (full - first) * batch, len(window.order)
+            if begin < end and step == full:
                 step += 1
-                yield step, self._call(self._train_rest, *rows, tf.convert_to_tensor(rest))
+                yield step, self._call(self._train_rest, *rows, order, tf.constant(begin), tf.constant(end))
 
     def _call(self, function: Any, *arguments: Any) -> dict[str, float]:
         try:
@@ -185,35 +183,41 @@ class _Compiled:
         except tf.errors.ResourceExhaustedError:
             raise
         except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
-            if self._has_run:
+            if id(function) in self._ran:
                 raise
             raise NotCompilable(str(error)[:300]) from error
-        self._has_run = True
+        self._ran.add(id(function))
         return logs
 
     def _evaluate(self, feed: _Feed) -> dict[str, float]:
         self._model.reset_metrics()
         logs: dict[str, float] = {}
         for window, rows, order in feed.windows():
-            full = len(window.order) // self._batch
+            full, end = len(window.order) // self._batch, len(window.order)
             if full:
-                logs = _floats(self._test(*rows, order, tf.constant(0), tf.constant(full)))
-            rest = window.order[full * self._batch :]
-            if len(rest):
-                logs = _floats(self._test_rest(*rows, tf.convert_to_tensor(rest)))
+                logs = self._call(self._test, *rows, order, tf.constant(0), tf.constant(full))
+            if full * self._batch < end:
+                logs = self._call(self._test_rest, *rows, order, tf.constant(full * self._batch), tf.constant(end))
         return logs
 
 
-def _many(model: keras.Model, step: Step, classes: int, batch: int, *, is_xla: bool) -> Any:
-    """Compile `count` steps from step `start` on of rows that are visited in `order`."""
+def _many(model: keras.Model, step: Step, classes: int, batch: int, *, is_xla: bool, is_sized: bool) -> Any:
+    """Compile `count` steps from step `start` on of rows that are visited in `order`.
+
+    Args:
+        is_sized: whether the number of a batch's rows is known to the compiler. To Keras it is where all batches have
+            it, and what is computed from it, as by batch normalisation, is rounded otherwise where it is not.
+    """
 
     def steps(x: Any, y: Any, weight: Any, order: Any, start: Any, count: Any) -> Any:
         full = order.shape[0] // batch
         batches = tf.reshape(order[: full * batch], [full, batch])
 
         def body(i: Any) -> Any:
+            first = (start + i) * batch
             # XLA would compile a slice anew for each start
-            step(_gathered(x, y, weight, tf.gather(batches, start + i), classes))
+            rows = tf.gather(batches, start + i) if is_sized else order[first : first + batch]
+            step(_gathered(x, y, weight, rows, classes))
             return i + 1
 
         tf.while_loop(lambda i: i < count, body, [tf.constant(0)])
@@ -223,10 +227,10 @@ def _many(model: keras.Model, step: Step, classes: int, batch: int, *, is_xla: b
 
 
 def _one(model: keras.Model, step: Step, classes: int) -> Any:
-    """Compile one step of the rows `chosen`: an epoch's last batch, which may be smaller."""
+    """Compile one step of the rows [begin, end) of `order`: an epoch's last batch, which is smaller."""
 
-    def rest(x: Any, y: Any, weight: Any, chosen: Any) -> Any:
-        step(_gathered(x, y, weight, chosen, classes))
+    def rest(x: Any, y: Any, weight: Any, order: Any, begin: Any, end: Any) -> Any:
+        step(_gathered(x, y, weight, order[begin:end], classes))
         return model.get_metrics_result()
 
     return tf.function(rest, autograph=False)
