@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 _FACTS = "facts"
+_DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ def write(state: State, path: Path) -> None:
         OSError: it cannot be written; nothing is left of it.
     """
     document = np.frombuffer(json.dumps(state.facts).encode(), np.uint8)
-    arrays = {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in state.arrays.items()} | {_FACTS: document}
     try:
-        save_file({**arrays, _FACTS: document}, path)
+        save_file({**arrays, _DIGEST: _digest(arrays)}, path)
     except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
         raise OSError(f"the checkpoint was not written: {error}") from error
@@ -56,6 +58,19 @@ def read(path: Path) -> State:
     """
     try:
         arrays = load_file(path)
-        return State(json.loads(arrays.pop(_FACTS).tobytes()), arrays)
+        is_whole = np.array_equal(arrays.pop(_DIGEST), _digest(arrays))
+        state = State(json.loads(arrays.pop(_FACTS).tobytes()), arrays)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise Unusable("The checkpoint cannot be read.") from error
+    if not is_whole:
+        raise Unusable("The checkpoint cannot be read.")
+    return state
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """Give the SHA-256 of names, types, shapes and bytes: safetensors tells a file that is cut, but no wrong bit in it."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
+        digest.update(arrays[name].reshape(-1).view(np.uint8).data)
+    return np.frombuffer(digest.digest(), np.uint8)

@@ -55,7 +55,8 @@ def encode_parts(
         _File(folder / f"rows-{i}", part, encoder.width, window) if is_large else _Memory(part, encoder.width)
         for i, part in enumerate(parts)
     ]
-    names = [each.name for each in encoder.inputs if each.name in table.names]
+    # a table with none of the columns has rows nonetheless, as many as any other of its columns
+    names = [each.name for each in encoder.inputs if each.name in table.names] or table.names[:1]
     size = max(READ_BYTES // (8 * max(len(names), encoder.width)), 1)
     for start in range(0, table.rows, size):
         block = table.slice(start, start + size, names)
@@ -93,11 +94,11 @@ class _Memory:
 class _File:
     def __init__(self, path: Path, part: Part, width: int, window_bytes: int) -> None:
         self._path, self._part, self._width, self._window_bytes = path, part, width, window_bytes
-        self._file = path.open("wb")
+        path.write_bytes(b"")
 
     def add(self, x: NDArray[np.float32]) -> None:
-        self._file.write(np.ascontiguousarray(x).data)
+        with self._path.open("ab") as file:
+            file.write(np.ascontiguousarray(x).data)
 
     def source(self) -> Source:
-        self._file.close()
         return StoredExamples(self._path, self._width, self._part.y, self._window_bytes, self._part.weight)

@@ -133,10 +133,12 @@ def fit(task: Task, saved: State | None = None) -> Fitted:
     mode = _mode(task)
     if saved is not None:
         rate, mode = float(saved.facts["learning_rate"]), saved.facts["loop"]
+    # what came before counts, be it ahead of a checkpoint or of a smaller rate
+    began = time.monotonic() - (0.0 if saved is None else float(saved.facts["elapsed_seconds"]))
     while True:
         task.emit({"type": "loop", "loop": mode})
         try:
-            return _Run(task, rate, mode).go(saved)
+            return _Run(task, rate, mode, began).go(saved)
         except NotCompilable as error:
             if mode == "xla" and task.forget_compiled():
                 continue
@@ -164,8 +166,8 @@ def _mode(task: Task) -> Mode:
 class _Run:
     """One run at one learning rate in one mode."""
 
-    def __init__(self, task: Task, rate: float, mode: Mode) -> None:
-        self.task, self.rate, self.mode = task, rate, mode
+    def __init__(self, task: Task, rate: float, mode: Mode, began: float) -> None:
+        self.task, self.rate, self.mode, self.began = task, rate, mode, began
         self.model = build(task.architecture, seed=task.spec.fit.seed)
         if task.start is not None:
             self.model.set_weights([task.start[name] for name in task.architecture.shapes()])
@@ -178,7 +180,7 @@ class _Run:
 
     def go(self, saved: State | None) -> Fitted:
         task, spec = self.task, self.task.spec
-        watch = _Watch(task)
+        watch = _Watch(task, self.began)
         stopping = _stopping(spec, watch, task.validation)
         keeper = _Keeper(self, watch, stopping, saved)
         run(
@@ -244,9 +246,9 @@ def _stopping(spec: TrainSpec, watch: _Watch, validation: Source | None) -> kera
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
     """Reports, keeps the history, and stops a run that diverges or is out of time."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, began: float) -> None:
         super().__init__()
-        self._task = task
+        self._task, self._began = task, began
         self._epochs = int(task.spec.fit.epochs)
         self.history: list[dict[str, float | int | None]] = []
         self.stopped: str | None = None
@@ -256,7 +258,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         #: the score that early stopping goes by; the loss where these rows do not define the one asked for
         self.aim = self._score_to_aim_at()
         self.monitor = {"log_loss": "val_loss", "accuracy": "val_accuracy"}.get(self.aim, f"val_{self.aim}")
-        self._began = self._said = self._epoch_began = time.monotonic()
+        self._said = self._epoch_began = time.monotonic()
         self._epoch = self._step = self._first_step = 0
 
     def _score_to_aim_at(self) -> str:
@@ -269,13 +271,12 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def elapsed_seconds(self) -> float:
-        """How long the run has taken, what it took before it was taken up again included."""
+        """How long the run has taken, with what came before it was taken up again or started anew."""
         return time.monotonic() - self._began
 
     def go_on(self, facts: Mapping[str, Any]) -> None:
         """Take over what an earlier run had come to."""
         self.history, self.first_loss = list(facts["history"]), facts["first_loss"]
-        self._began -= facts["elapsed_seconds"]
         self._first_step = facts["step"]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -397,7 +398,7 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
             "elapsed_seconds": self._watch.elapsed_seconds,
             "stopping": {} if stopping is None else {name: _plain(getattr(stopping, name)) for name in _STOPPING},
         }
-        arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in self._variables().items()}
+        arrays = {name: variable.numpy() for name, variable in self._variables().items()}
         others = _names("best", best) | _names("random", read_random_streams())
         self._run.task.keep(State(facts, arrays | others))
         self._kept = time.monotonic()

@@ -65,7 +65,8 @@ def run(
         at: where to go on, for a model whose variables, those of its metrics included, are of that moment.
 
     Raises:
-        NotCompilable: nothing was computed; another mode may do.
+        NotCompilable: when a function is first called, which is before the end of an epoch is told. Where that was the
+            first step, nothing was computed; in another mode a model of the same state may do.
     """
     if mode == "keras":
         _run_keras(model, train, validation, callbacks, classes, batch, epochs, seed, at)
@@ -74,7 +75,8 @@ def run(
         raise NotCompilable("the model is to be run eagerly")
     steps = -(-train.rows // batch)
     listeners = keras.callbacks.CallbackList(list(callbacks), model=model, epochs=epochs, steps=steps)
-    _Compiled(model, classes, batch, is_xla=mode == "xla").fit(train, validation, listeners, epochs, seed, at)
+    made = _Compiled(model, train, validation, classes, batch, is_xla=mode == "xla")
+    made.fit(listeners, epochs, seed, at)
 
 
 def prepare(model: keras.Model, width: int, classes: int) -> None:
@@ -127,12 +129,18 @@ def _shared(x: NDArray[np.float32]) -> Any:
 class _Steps:
     """A model's step, many times in one call, as TensorFlow functions."""
 
-    def __init__(self, step: Step, result: Callable[[], Any], classes: int, batch: int, *, is_xla: bool) -> None:
+    def __init__(
+        self, step: Step, result: Callable[[], Any], source: Source, classes: int, batch: int, *, is_xla: bool
+    ) -> None:
         self._batch = batch
-        self._graph = tf.function(_in_graph(step, result, classes, batch), autograph=False)
+        # to Keras the number of a batch's rows is known where all batches have it, and what is computed from it, as by
+        # batch normalisation, is rounded otherwise where it is not
+        is_sized = source.rows % batch == 0
+        self._graph = tf.function(_in_graph(step, result, classes, batch, is_sized=is_sized), autograph=False)
         self._xla = None
         if is_xla:
             self._xla = tf.function(_in_xla(step, result, classes, batch), jit_compile=True, autograph=False)
+        self._ran: set[str] = set()
 
     def limit(self, rows: int, step: int) -> int:
         """Give up to which step of a window of so many rows one call can go from `step` on."""
@@ -141,20 +149,38 @@ class _Steps:
         return full if self._xla is not None and step < full else -(-rows // self._batch)
 
     def __call__(self, window: Window, rows: tuple[Any, ...], order: Any, start: int, count: int) -> dict[str, float]:
-        """Take `count` steps of a window from its step `start` on; gives the result after them."""
+        """Take `count` steps of a window from its step `start` on; gives the result after them.
+
+        Raises:
+            NotCompilable: this kind of call, the first one, could not be compiled.
+        """
+        is_xla = self._xla is not None and start < len(window.order) // self._batch
+        kind = "xla" if is_xla else "graph"
         span = (tf.constant(start), tf.constant(count))
-        if self._xla is not None and start < len(window.order) // self._batch:
-            found = self._xla(*rows, order, *span)
-        else:
-            found = self._graph(*rows, order, tf.constant(len(window.order)), *span)
-        return {name: float(value) for name, value in found.items()}
+        try:
+            if is_xla:
+                found = self._xla(*rows, order, *span)  # type: ignore[misc]
+            else:
+                found = self._graph(*rows, order, tf.constant(len(window.order)), *span)
+            figures = {name: float(value) for name, value in found.items()}
+        except tf.errors.ResourceExhaustedError:
+            raise
+        except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
+            if kind in self._ran:
+                raise
+            raise NotCompilable(str(error)[:300]) from error
+        self._ran.add(kind)
+        return figures
 
 
-def _in_graph(step: Step, result: Callable[[], Any], classes: int, batch: int) -> Callable[..., Any]:
+def _in_graph(step: Step, result: Callable[[], Any], classes: int, batch: int, *, is_sized: bool) -> Callable[..., Any]:
     def steps(x: Any, y: Any, weight: Any, order: Any, size: Any, start: Any, count: Any) -> Any:
         def body(i: Any) -> Any:
             at = (start + i) * batch
-            step(_gathered(x, y, weight, order[at : tf.minimum(at + batch, size)], classes))
+            rows = order[at : tf.minimum(at + batch, size)]
+            if is_sized:
+                rows = tf.ensure_shape(rows, [batch])
+            step(_gathered(x, y, weight, rows, classes))
             return i + 1
 
         tf.while_loop(lambda i: i < count, body, [tf.constant(0)])
@@ -187,27 +213,22 @@ def _gathered(x: Any, y: Any, weight: Any, rows: Any, classes: int) -> tuple[Any
 class _Compiled:
     """A training run by compiled steps."""
 
-    def __init__(self, model: keras.Model, classes: int, batch: int, *, is_xla: bool) -> None:
+    def __init__(
+        self, model: keras.Model, train: Source, validation: Source | None, classes: int, batch: int, *, is_xla: bool
+    ) -> None:
         self._model, self._batch = model, batch
-        self._train = _Steps(model.train_step, self._figures, classes, batch, is_xla=is_xla)
-        self._test = _Steps(model.test_step, model.get_metrics_result, classes, batch, is_xla=is_xla)
+        self._feed = _Feed(train, batch)
+        self._train = _Steps(model.train_step, self._figures, train, classes, batch, is_xla=is_xla)
+        self._held_out = None if validation is None else _Feed(validation, batch)
+        self._test = _Steps(
+            model.test_step, model.get_metrics_result, validation or train, classes, batch, is_xla=is_xla
+        )
         # in one call: each variable by itself takes 0.1 ms
         self._reset = tf.function(model.reset_metrics, autograph=False)
         self._pace = _Pace()
-        self._has_run = False
 
-    def fit(
-        self,
-        train: Source,
-        validation: Source | None,
-        listeners: keras.callbacks.CallbackList,
-        epochs: int,
-        seed: int | None,
-        at: Position,
-    ) -> None:
+    def fit(self, listeners: keras.callbacks.CallbackList, epochs: int, seed: int | None, at: Position) -> None:
         model = self._model
-        feed = _Feed(train, self._batch)
-        held_out = None if validation is None else _Feed(validation, self._batch)
         model.stop_training = False
         listeners.on_train_begin()
         logs: dict[str, float] = {}
@@ -218,42 +239,28 @@ class _Compiled:
             else:
                 logs = {name: float(value) for name, value in self._figures().items()}
             listeners.on_epoch_begin(epoch)
-            for done, logs in self._epoch(feed, seed, epoch, first):
+            for done, logs in self._epoch(seed, epoch, first):
                 listeners.on_train_batch_end(done - 1, logs)
                 if model.stop_training:
                     break
-            if held_out is not None:
-                logs = logs | {f"val_{name}": value for name, value in self._evaluate(held_out).items()}
+            if self._held_out is not None:
+                logs = logs | {f"val_{name}": value for name, value in self._evaluate(self._held_out).items()}
             listeners.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break
         listeners.on_train_end(logs)
 
-    def _epoch(self, feed: _Feed, seed: int | None, epoch: int, step: int) -> Iterator[tuple[int, dict[str, float]]]:
+    def _epoch(self, seed: int | None, epoch: int, step: int) -> Iterator[tuple[int, dict[str, float]]]:
         """Take an epoch's steps from `step` on; gives, after each chunk, the number of steps that are done."""
-        for window, rows, order in feed.windows(seed, epoch, step * self._batch):
+        for window, rows, order in self._feed.windows(seed, epoch, step * self._batch):
             first = window.start // self._batch
             while step - first < -(-len(window.order) // self._batch):
                 count = min(self._pace.steps, self._train.limit(len(window.order), step - first) - (step - first))
                 began = time.perf_counter()
-                logs = self._first_or_next(window, rows, order, step - first, count)
+                logs = self._train(window, rows, order, step - first, count)
                 self._pace.note(count, time.perf_counter() - began)
                 step += count
                 yield step, logs
-
-    def _first_or_next(
-        self, window: Window, rows: tuple[Any, ...], order: Any, start: int, count: int
-    ) -> dict[str, float]:
-        try:
-            logs = self._train(window, rows, order, start, count)
-        except tf.errors.ResourceExhaustedError:
-            raise
-        except (tf.errors.OpError, TypeError, ValueError, NotImplementedError) as error:
-            if self._has_run:
-                raise
-            raise NotCompilable(str(error)[:300]) from error
-        self._has_run = True
-        return logs
 
     def _evaluate(self, feed: _Feed) -> dict[str, float]:
         self._reset()
