@@ -207,7 +207,7 @@ def test_keras_callbacks_do_what_they_do_in_its_fit(mode: Mode) -> None:
     assert curve == ours(found, callbacks=callbacks(), epochs=40, mode=mode)
     assert_same(expected, found)
     assert 4 < len(curve["loss"]) < 40
-    assert len(set(curve["learning_rate"])) > 1
+    assert float(expected.optimizer.learning_rate) == float(found.optimizer.learning_rate) < 1.5
 
 
 class StopAt(keras.callbacks.Callback):  # type: ignore[misc]

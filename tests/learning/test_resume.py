@@ -148,8 +148,8 @@ def test_a_run_that_is_interrupted_at_an_epochs_last_step_ends_as_if_left_alone(
 ) -> None:
     run = Run(SPECS[mode])
     last = len(left_alone[mode][2]) - 1
-    # a later epoch has two chunks: its full batches, and the smaller one
-    saved = run.interrupted((last, 2), tmp_path)
+    # a later epoch has one chunk, and under XLA another one: its smaller batch
+    saved = run.interrupted((last, 2 if mode == "xla" else 1), tmp_path)
 
     assert (last, 13) == (saved.facts["epoch"], saved.facts["step"])
     assert left_alone[mode] == outcome(run.fitted(saved))
@@ -194,11 +194,11 @@ def test_a_run_without_a_seed_for_its_order_and_without_validation_ends_as_if_le
 def test_a_run_whose_last_epoch_is_done_only_ends(tmp_path: Path) -> None:
     spec = resolved(2)
     run = Run(spec)
-    saved = run.interrupted((1, 2), tmp_path)
+    saved = run.interrupted((1, 1), tmp_path)
     expected = outcome(run.fitted(saved))
 
     # as it is interrupted again, before the end of the epoch was told
-    saved = run.interrupted((1, 2), tmp_path)
+    saved = run.interrupted((1, 1), tmp_path)
 
     assert Position(1, 13) == Position(saved.facts["epoch"], saved.facts["step"])
     assert expected == outcome(run.fitted(saved))
@@ -284,13 +284,13 @@ def test_a_loss_that_explodes_is_caught_while_it_is_finite() -> None:
 
 def test_the_time_before_a_run_was_taken_up_again_counts(tmp_path: Path) -> None:
     run = Run(resolved(40))
-    saved = run.interrupted((3, 1), tmp_path)
+    saved = run.interrupted((1, 1), tmp_path)
     late = State({**saved.facts, "elapsed_seconds": 1001.0}, saved.arrays)
 
     found = run.fitted(late)
 
     assert "max_seconds" == found.stopped
-    assert 4 == len(found.history)
+    assert 3 == len(found.history)
     assert 1001 < float(found.history[-1]["elapsed_seconds"] or 0) < 1100
 
 
