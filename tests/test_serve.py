@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from datetime import datetime
@@ -19,6 +18,7 @@ import pytest
 
 from app.client import ApiError, Client
 from tests.conftest import PENGUINS, Start
+from tests.disks import fill, mounted
 from tests.processes import is_alive, megabytes, spawn, trainers, until
 from tests.service import Service
 
@@ -236,22 +236,8 @@ def test_a_port_in_use_is_said_in_one_line(tmp_path: Path, service: Service) -> 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
     """A disk of a few megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True)
-    if made.returncode != 0:
-        pytest.skip("mounting a disk in memory needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(disk: Path, left: int) -> Path:
-    """Leave so many bytes free on a disk."""
-    space = os.statvfs(disk)
-    ballast = disk / "ballast"
-    with ballast.open("wb") as file:
-        file.write(bytes(max(space.f_bavail * space.f_frsize - left, 0)))
-    return ballast
+    with mounted(tmp_path / "disk", "24m") as disk:
+        yield disk
 
 
 def test_a_full_disk_refuses_what_is_new_goes_on_predicting_and_recovers(small_disk: Path) -> None:

@@ -22,9 +22,10 @@ from app.training import Rooms
 from app.wiring import open_rooms, open_services
 from tests.api.wire import JSON, check_problem, exchange, head
 from tests.conftest import Start
+from tests.disks import fill
 from tests.records import add_dataset, submit, train
 from tests.service import Service
-from tests.test_serve import fill, small_disk
+from tests.test_serve import small_disk
 
 LIMITS = {"workers": "0", "body_seconds": "0.3", "max_queued_jobs": "1", "max_streams": "1"}
 LIMITS |= {"max_upload_bytes": "2000", "max_json_bytes": "2000", "max_predict_bytes": "2000"}
