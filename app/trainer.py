@@ -98,6 +98,13 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
     )
     with keras_network.on(device):
         fitted = fit.fit(task, _saved(request, emit))
+    return _write(spec, data, architecture, fitted, device, folder / "version")
+
+
+def _write(
+    spec: TrainSpec, data: Prepared, architecture: Architecture, fitted: fit.Fitted, device: str, folder: Path
+) -> dict[str, Any]:
+    """Measure what was fitted, and write it as a version's files; gives what `train` does."""
     runtime = OnnxRuntime(architecture, fitted.weights)
     train_set, validation = (
         None if each is None else sample(each, len(data.classes)) for each in (data.train, data.validation)
@@ -120,13 +127,12 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
         },
         golden={"records": records, "probabilities": runtime.probabilities(x).tolist()},
     )
-    version = folder / "version"
-    version.mkdir()
-    sha256 = artifact.write(made, version)
+    folder.mkdir()
+    sha256 = artifact.write(made, folder)
     document = {
         **_document(made, fitted),
         "rows": {"train": data.train.rows, "validation": 0 if data.validation is None else data.validation.rows},
-        "size_bytes": sum(file.stat().st_size for file in version.iterdir()),
+        "size_bytes": sum(file.stat().st_size for file in folder.iterdir()),
         "environment": {**keras_network.environment(), "device": device, "loop": fitted.loop},
     }
     shown = {"loss": ours["loss"], "accuracy": ours["accuracy"]}

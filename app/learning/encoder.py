@@ -125,16 +125,23 @@ class Notes:
 
 
 class Faults:
-    """What is wrong with rows: the first of each column in words, and all of them as warnings."""
+    """What is wrong with rows: the first of each column in words, and all of them as warnings.
 
-    def __init__(self) -> None:
+    Args:
+        first_row: what the first of these rows is called in words.
+    """
+
+    def __init__(self, first_row: int = 0) -> None:
         self.notes = Notes()
+        self._first_row = first_row
         self._first: list[Fault] = []
 
-    def add(self, column: str, rows: NDArray[Any], message: Callable[[int], str], code: str) -> None:
-        """Add a fault in each of these rows, which ascend; `message` gives its words for a row."""
+    def add(self, column: str, rows: NDArray[Any], message: Callable[[int, int], str], code: str) -> None:
+        """Add a fault in each of these rows, which ascend; `message` gives its words for a row and what it is called."""
         self.notes.add(column, "invalid", rows)
-        self._first += [Fault((row, column), message(row), code) for row in rows[:FAULT_LIMIT].tolist()]
+        for row in rows[:FAULT_LIMIT].tolist():
+            name = row + self._first_row
+            self._first.append(Fault((name, column), message(row, name), code))
 
     def check(self) -> None:
         """Raise `Invalid` where there is one, the first rows first."""
@@ -170,7 +177,6 @@ class Encoder:
         cells: Mapping[str, NDArray[Any]],
         notes: Notes | None = None,
         faults: Faults | None = None,
-        first_row: int = 0,
     ) -> NDArray[np.float32]:
         """Encode n rows.
 
@@ -179,7 +185,6 @@ class Encoder:
                 int (n,) into its `categories`, -1 missing, -2 unseen.
             notes: where given, gets a warning for each odd cell.
             faults: where given, gets what is wrong with each row, which is then encoded as zeros; else that raises.
-            first_row: what the first of these rows is called in what is raised.
 
         Returns:
             float32 (n, d).
@@ -195,12 +200,12 @@ class Encoder:
             values = cells[each.name]
             is_missing = values == -1 if each.kind == "categorical" else np.isnan(values)
             if each.missing == "error":
-                found.add(each.name, np.flatnonzero(is_missing) + first_row, partial(_no_value, each), "missing")
+                found.add(each.name, np.flatnonzero(is_missing), partial(_no_value, each), "missing")
             if each.kind == "categorical":
                 rows = np.flatnonzero(values >= 0)
                 x[rows, at + values[rows]] = 1.0
             else:
-                x[:, at] = _scaled(each, values, is_missing, found, first_row)
+                x[:, at] = _scaled(each, values, is_missing, found)
             if each.marks_missing:
                 x[:, at + each.width - 1] = is_missing
             if notes is not None:
@@ -257,22 +262,20 @@ def _fit_input(column: Column, rows: NDArray[np.intp], scaling: str, encoding: s
     return Input(column.name, "numeric", missing, marks, impute, mean, scale, low, high)
 
 
-def _no_value(each: Input, row: int) -> str:
+def _no_value(each: Input, _row: int, row: int) -> str:
     return f"Expected a value in column {each.name!r}, got none in row {row}."
 
 
-def _too_large(each: Input, row: int) -> str:
+def _too_large(each: Input, _row: int, row: int) -> str:
     return f"Expected numbers within float32 in column {each.name!r} after scaling, got a larger one in row {row}."
 
 
-def _scaled(
-    each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_], faults: Faults, first_row: int
-) -> NDArray[np.float64]:
+def _scaled(each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_], faults: Faults) -> NDArray[np.float64]:
     numbers = np.where(is_missing, each.impute, values.astype(np.float64))
     with np.errstate(over="ignore"):
         numbers = (numbers - each.mean) / each.scale
     beyond = ~(np.abs(numbers) <= _FLOAT32_MAX)
-    faults.add(each.name, np.flatnonzero(beyond) + first_row, partial(_too_large, each), "out_of_range")
+    faults.add(each.name, np.flatnonzero(beyond), partial(_too_large, each), "out_of_range")
     numbers[beyond] = 0.0
     return numbers
 
@@ -285,8 +288,11 @@ def _note(notes: Notes, each: Input, values: NDArray[Any], is_missing: NDArray[n
         notes.add(each.name, "out_of_range", np.flatnonzero((values < each.low) | (values > each.high)))
 
 
-def table_cells(encoder: Encoder, table: Columns) -> dict[str, NDArray[Any]]:
+def table_cells(encoder: Encoder, table: Columns, faults: Faults | None = None) -> dict[str, NDArray[Any]]:
     """Read a table's columns in an encoder's terms.
+
+    Args:
+        faults: as in `read_cells`.
 
     Raises:
         Invalid: a column is absent that the encoder does not impute, or is of another kind.
@@ -303,7 +309,7 @@ def table_cells(encoder: Encoder, table: Columns) -> dict[str, NDArray[Any]]:
             codes, texts = column.coded()
             cells[each.name] = np.array([*(each.code(text) for text in texts), -1], np.int32)[codes]
         else:
-            cells[each.name] = read_cells(each, column.cells(table.rows))
+            cells[each.name] = read_cells(each, column.cells(table.rows), faults)
     return cells
 
 
@@ -355,8 +361,8 @@ def _read_array(each: Input, values: NDArray[Any], faults: Faults) -> NDArray[np
 
 
 def _refuse(faults: Faults, each: Input, rows: NDArray[np.intp], values: Sequence[Any] | NDArray[Any]) -> None:
-    def message(row: int) -> str:
-        return f"Expected {_EXPECTED[each.kind]} in column {each.name!r}, got {_came(values[row])} in row {row}."
+    def message(row: int, name: int) -> str:
+        return f"Expected {_EXPECTED[each.kind]} in column {each.name!r}, got {_came(values[row])} in row {name}."
 
     faults.add(each.name, rows, message, "wrong_type")
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning.batches import Examples, Source, StoredExamples, empty_rows
-from app.learning.encoder import Encoder, table_cells
+from app.learning.encoder import Encoder, Faults, table_cells
 from app.learning.table import TableFile
 
 #: of cells in float64 that are read and encoded at once
@@ -63,7 +63,9 @@ def encode_parts(
         bounds = [np.searchsorted(part.rows, (start, start + size)) for part in parts]
         if not any(first < last for first, last in bounds):
             continue
-        x = encoder.encode(table_cells(encoder, block), first_row=start)
+        faults = Faults(start)
+        x = encoder.encode(table_cells(encoder, block, faults), faults=faults)
+        faults.check()
         for part, sink, (first, last) in zip(parts, sinks, bounds, strict=True):
             sink.add(x[part.rows[first:last] - start])
     return [sink.source() for sink in sinks]

@@ -143,6 +143,9 @@ def fit(task: Task, saved: State | None = None) -> Fitted:
             if mode == "xla" and task.forget_compiled():
                 continue
             slower: Mode = "graph" if mode == "xla" else "keras"
+            if slower == "keras" and saved is not None and saved.facts["step"]:
+                # it cannot begin within an epoch
+                saved = None
             message = f"the steps could not be compiled in mode {mode}, and are computed in mode {slower}: {error}"
             task.emit({"type": "warning", "message": message})
             mode = slower

@@ -155,6 +155,20 @@ def test_an_error_names_the_row_of_the_whole_table(tmp_path: Path, memory_bytes:
     assert [(row, "x2")] == [fault.loc for fault in caught.value.faults]
 
 
+def test_an_error_of_another_kind_of_column_names_the_row_of_the_whole_table(tmp_path: Path) -> None:
+    rows = examples.READ_BYTES // 8 + 1000
+    encoder = fitted(numbers(tmp_path, np.arange(8.0).reshape(8, 1)))
+    codes = np.zeros(rows, np.int32)
+    codes[-2] = 1
+    column = Column("x0", "categorical", codes, ("1", "word"), "str")
+    write_table(tmp_path / "other", [column], 1, "x0")
+
+    with pytest.raises(Invalid, match=f"Expected a finite number in column 'x0', got a text in row {rows - 2}"):
+        encode_parts(
+            TableFile(tmp_path / "other"), encoder, [part(np.arange(rows))], memory_bytes=PLENTY, folder=tmp_path
+        )
+
+
 def test_a_table_with_none_of_the_columns_is_imputed_throughout(tmp_path: Path) -> None:
     """As one may be that a model is validated on."""
     encoder = fitted(parsed(tmp_path, {"a": [1.0, None, 3.0], "c": ["x", None, "y"]}))
