@@ -51,6 +51,7 @@ _JOB: dict[str, Any] = {
     "queue_position": None,
     "attempt": 1,
     "device": "cpu",
+    "loop": "xla",
     "spec": {"target": "species", "fit": {"epochs": 100, "batch_size": 32}},
     "dataset": "ds_0193a5c2f1b07d2c9f1e3a5b7c9d",
     "progress": {"epoch": 20, "epochs": 100, "step": 180, "steps": 900, "fraction": 0.2, "eta_seconds": 4.1},
