@@ -121,7 +121,8 @@ class _Feed:
 
 def _shared(x: NDArray[np.float32]) -> Any:
     """Give rows as a tensor: without the two copies that TensorFlow makes of an array, where the device is the CPU."""
-    if x.ctypes.data % ALIGNMENT or tf.config.list_logical_devices("GPU"):
+    is_plain = x.flags.carray and x.ctypes.data % ALIGNMENT == 0
+    if not is_plain or tf.config.list_logical_devices("GPU"):
         return tf.convert_to_tensor(x)
     return tf.experimental.dlpack.from_dlpack(x.__dlpack__())
 

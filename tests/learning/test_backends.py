@@ -235,7 +235,7 @@ def test_a_gpu_trains_where_there_is_one_and_is_refused_elsewhere(tmp_path: Path
     if keras_network.has_gpu():
         assert "gpu:0" == train(request)["document"]["environment"]["device"]
     else:
-        with pytest.raises(Invalid, match="Expected a GPU that .* can use for device 'gpu', got none"):
+        with pytest.raises(Invalid, match=r"Expected a GPU that .* can use for device 'gpu', got none"):
             train(request)
 
 

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from app.learning.batches import Examples
+from app.learning.batches import Examples, empty_rows
 from app.learning.loop import Mode, NotCompilable, Position, prepare, run
 
 D, K, BATCH = 5, 3, 16
@@ -371,6 +371,24 @@ def test_rows_that_the_model_does_not_take_are_refused_by_keras_in_the_end(mode:
         ours(model, narrow, mode=mode)
     with pytest.raises(ValueError, match="incompatible"):
         ours(model, narrow, mode="keras")
+
+
+@pytest.mark.parametrize("lie", ["shared", "moved", "strided", "read only"])
+def test_rows_give_the_same_bits_however_they_lie_in_memory(lie: str) -> None:
+    room = empty_rows(len(TRAIN.x) + 1, 2 * D)
+    x = empty_rows(*TRAIN.x.shape)
+    if lie == "moved":
+        x = room.reshape(-1)[1 : TRAIN.x.size + 1].reshape(TRAIN.x.shape)
+    elif lie == "strided":
+        x = room[: len(TRAIN.x), :D]
+    x[:] = TRAIN.x
+    x.flags.writeable = lie != "read only"
+    expected, found = made(hidden, plain), made(hidden, plain)
+    ours(expected)
+
+    ours(found, replace(TRAIN, x=x))
+
+    assert sha256(expected) == sha256(found)
 
 
 def test_fewer_rows_than_a_batch_may_be_followed_by_what_xla_cannot_compile() -> None:
