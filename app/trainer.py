@@ -214,6 +214,7 @@ class _Keeper:
         self._count = 0
 
     def keep(self, state: checkpoint.State) -> None:
+        """Write a state and tell of it; where the disk is full, warn, for the run can do without."""
         self._count += 1
         path = self._folder / f"checkpoint-{self._count}"
         try:

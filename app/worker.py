@@ -422,6 +422,7 @@ class _Relay:
         self._flushed = 0.0
 
     def add(self, event: dict[str, Any]) -> None:
+        """Take one event; of progress and of facts the last one counts, of the others each."""
         if event["type"] == "progress":
             self._progress = {name: value for name, value in event.items() if name != "type"}
         elif event["type"] in ("device", "loop", "settled"):

@@ -182,6 +182,7 @@ class _Run:
         prepare(self.model, task.architecture.inputs, task.classes)
 
     def go(self, saved: State | None) -> Fitted:
+        """Run to the end, from the saved state on where there is one; raises as `fit` does, and `NotCompilable`."""
         task, spec = self.task, self.task.spec
         watch = _Watch(task, self.began)
         stopping = _stopping(spec, watch, task.validation)

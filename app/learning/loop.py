@@ -92,6 +92,7 @@ class _Pace:
         self._calls = 0
 
     def note(self, steps: int, seconds: float) -> None:
+        """Learn from how long a chunk of so many steps took; one that was cut short by an epoch's end says nothing."""
         self._calls += 1
         if self._calls > 1 and steps == self.steps:
             self.steps = max(1, round(steps * min(CHUNK_SECONDS / max(seconds, 1e-6), 16.0)))
@@ -229,6 +230,7 @@ class _Compiled:
         self._pace = _Pace()
 
     def fit(self, listeners: keras.callbacks.CallbackList, epochs: int, seed: int | None, at: Position) -> None:
+        """Tell the callbacks what `Model.fit` would, in its order, but for a call after each chunk in place of each step."""
         model = self._model
         model.stop_training = False
         listeners.on_train_begin()
