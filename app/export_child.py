@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning import artifact, keras_network
-from app.learning.encoder import Input, records_cells
+from app.learning.cells import records_cells
+from app.learning.encoder import Input
 from app.learning.network import Rescaling, run_onnx, to_onnx
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from app.errors import Corrupt, Invalid, TooLarge, Unavailable
 from app.learning import metrics
 from app.learning.artifact import Artifact
-from app.learning.encoder import MAX_WARNINGS, Faults, Notes, records_cells, table_cells
+from app.learning.cells import records_cells, table_cells
 from app.learning.network import OnnxRuntime, Runtime
+from app.learning.notes import MAX_WARNINGS, Faults, Notes
 from app.learning.rows import Rows
 from app.learning.table import Label, Table, match_labels
 from app.machine import gpus

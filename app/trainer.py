@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import json
 import os
 import resource
@@ -15,7 +16,6 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +32,16 @@ from numpy.typing import NDArray
 
 from app.errors import FitserveError, Invalid, StorageFull, is_disk_full
 from app.learning import artifact, checkpoint, fit, keras_network, metrics
-from app.learning.batches import Examples, Source, sample
-from app.learning.encoder import Encoder, fit_encoder, table_cells
-from app.learning.examples import Part, encode_parts
+from app.learning.batches import Examples, sample
 from app.learning.network import Architecture, OnnxRuntime
+from app.learning.preparation import Prepared, prepare
 from app.learning.spec import TrainSpec, count_parameters
-from app.learning.table import Column, Label, TableFile, label_key, match_labels
+from app.learning.task import Diverged, Emit, Interrupted, OutOfTime, Task
 
-GOLDEN_ROWS = 8
 PARITY_ROWS = 1000
 #: what `OnnxRuntime` and Keras may differ by
 PARITY = 1e-5
 NICENESS = 10
-Emit = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request's data, ready to be fitted: class labels, how rows are encoded, and the encoded rows."""
-
-    classes: list[Label]
-    encoder: Encoder
-    train: Source
-    validation: Source | None
-    #: some rows of the table as they were posted, and encoded: what a version is checked on when it is loaded
-    golden: tuple[list[dict[str, Any]], NDArray[np.float32]]
 
 
 def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -65,8 +50,8 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
     Args:
         request: `spec` (resolved) and `auto`, the names of its values that were chosen for the caller; `columns`,
             `table`, `validation_table` or None, `folder` (empty), `memory_bytes`, `checkpoint_seconds`,
-            `compiled`, the folder of XLA's cache, `gpu`, the worker's choice of one or None, `checkpoint`, the file of one or None, and `start`, the `folder` and `sha256` of a version to start
-            from, or None.
+            `compiled`, the folder of XLA's cache, `gpu`, the worker's choice of one or None, `checkpoint`, the file of
+            one or None, and `start`, the `folder` and `sha256` of a version to start from, or None.
         emit: gets `device`, `loop`, `warning`, `progress`, `epoch`, `settled` and `checkpoint` events.
         is_stopping: whether to write a checkpoint and stop.
 
@@ -75,16 +60,24 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
 
     Raises:
         Invalid: the data cannot train.
-        fit.Diverged, fit.OutOfTime, fit.Interrupted: the run did not end well, or not yet.
+        Diverged, OutOfTime, Interrupted: the run did not end well, or not yet.
     """
     spec = TrainSpec.model_validate(request["spec"])
     folder = Path(request["folder"])
     device = _device(spec.device, request["gpu"])
     emit({"type": "device", "device": device})
     start = _start(request)
-    data = prepare(request, spec, start, folder, emit)
+    data = prepare(
+        _tables(request),
+        request["columns"],
+        spec,
+        start,
+        memory_bytes=int(request["memory_bytes"]),
+        folder=folder,
+        emit=emit,
+    )
     architecture = Architecture.from_spec(spec, data.encoder.width, len(data.classes))
-    task = fit.Task(
+    task = Task(
         architecture,
         spec,
         data.train,
@@ -92,7 +85,7 @@ def train(request: dict[str, Any], emit: Emit, is_stopping: Callable[[], bool] =
         emit,
         start=None if start is None else start.weights,
         is_rate_auto="optimizer.learning_rate" in request["auto"],
-        keep=_Keeper(folder, _plan(request), emit).keep,
+        keep=_keep_in(folder, _plan(request), emit),
         is_stopping=is_stopping,
         checkpoint_seconds=float(request["checkpoint_seconds"]),
         forget_compiled=lambda: _forget_compiled(Path(request["compiled"])),
@@ -141,43 +134,15 @@ def _write(
     return {"sha256": sha256, "document": document, "metrics": shown}
 
 
-def prepare(
-    request: dict[str, Any], spec: TrainSpec, start: artifact.Artifact | None, folder: Path, emit: Emit
-) -> Prepared:
-    """Read and encode what a request is to be trained and validated on.
-
-    Raises:
-        Invalid: the data cannot train.
-    """
-    table = TableFile(Path(request["table"]))
-    classes, y = _labels(table.column(str(spec.target)), start)
-    rows, held_out = split(y, spec)
-    if spec.validation is not None and spec.validation.fraction is not None and not len(held_out):
-        emit({"type": "warning", "message": "no class has enough rows to hold one out; nothing is validated"})
-    if start is None:
-        scaling, encoding = str(spec.features.scaling), str(spec.features.encoding)
-        encoder = fit_encoder(table, request["columns"], rows, scaling=scaling, encoding=encoding)
-    else:
-        encoder = start.encoder
-    if not encoder.width:
-        raise Invalid.at(("features",), "Expected a value in at least one feature of the training rows, got none.")
-    parts = [Part(rows, y[rows], class_weights(spec, classes, y[rows])), Part(held_out, y[held_out])]
-    memory_bytes = int(request["memory_bytes"])
-    train, validation = encode_parts(table, encoder, parts, memory_bytes=memory_bytes, folder=folder)
-    golden = _golden(table, (held_out if len(held_out) else rows)[:GOLDEN_ROWS], encoder)
-    other: Source | None = validation if len(held_out) else None
-    if request["validation_table"] is not None:
-        strangers = folder / "validation"
-        strangers.mkdir()
-        path = Path(request["validation_table"])
-        other = _other(path, encoder, str(spec.target), classes, memory_bytes=memory_bytes, folder=strangers)
-    return Prepared(classes, encoder, train, other, golden)
+def _tables(request: dict[str, Any]) -> tuple[Path, Path | None]:
+    validation = request["validation_table"]
+    return Path(request["table"]), None if validation is None else Path(validation)
 
 
 def _plan(request: dict[str, Any]) -> str:
     """Give a digest of all that a run's outcome depends on: a checkpoint of another plan is of no use."""
     names = ("spec", "columns", "start", "auto")
-    tables = [Path(request[name]).name for name in ("table", "validation_table") if request[name] is not None]
+    tables = [path.name for path in _tables(request) if path is not None]
     plan = [{name: request[name] for name in names}, tables, keras_network.environment()]
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
@@ -207,23 +172,20 @@ def _forget_compiled(folder: Path) -> bool:
     return bool(files)
 
 
-class _Keeper:
-    """Writes a run's state as files, one after another, and tells of each."""
+def _keep_in(folder: Path, plan: str, emit: Emit) -> Callable[[checkpoint.State], None]:
+    """Give what writes a run's states as files, one after another, and tells of each; a full disk is a warning."""
+    count = itertools.count(1)
 
-    def __init__(self, folder: Path, plan: str, emit: Emit) -> None:
-        self._folder, self._plan, self._emit = folder, plan, emit
-        self._count = 0
-
-    def keep(self, state: checkpoint.State) -> None:
-        """Write a state and tell of it; where the disk is full, warn, for the run can do without."""
-        self._count += 1
-        path = self._folder / f"checkpoint-{self._count}"
+    def keep(state: checkpoint.State) -> None:
+        path = folder / f"checkpoint-{next(count)}"
         try:
-            checkpoint.write(checkpoint.State({**state.facts, "plan": self._plan}, state.arrays), path)
+            checkpoint.write(checkpoint.State({**state.facts, "plan": plan}, state.arrays), path)
         except OSError as error:
-            self._emit({"type": "warning", "message": f"a checkpoint could not be written, training goes on: {error}"})
+            emit({"type": "warning", "message": f"a checkpoint could not be written, training goes on: {error}"})
             return
-        self._emit({"type": "checkpoint", "file": str(path), "epoch": state.facts["epoch"]})
+        emit({"type": "checkpoint", "file": str(path), "epoch": state.facts["epoch"]})
+
+    return keep
 
 
 def _document(made: artifact.Artifact, fitted: fit.Fitted) -> dict[str, Any]:
@@ -245,77 +207,6 @@ def _document(made: artifact.Artifact, fitted: fit.Fitted) -> dict[str, Any]:
 def _start(request: dict[str, Any]) -> artifact.Artifact | None:
     start = request.get("start")
     return None if start is None else artifact.read(Path(start["folder"]), start["sha256"])
-
-
-def _labels(target: Column, start: artifact.Artifact | None) -> tuple[list[Label], NDArray[np.int32]]:
-    """Give the classes and y; those of the version that is started from, where one is."""
-    if start is None:
-        return target.labels()
-    y, strange = match_labels(target, start.classes)
-    if strange:
-        raise Invalid.at(("target",), f"Expected labels that the version to start from knows, got {strange[:5]}.")
-    return list(start.classes), y
-
-
-def split(y: NDArray[np.int32], spec: TrainSpec) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Divide the labelled rows into training and held-out ones, stratified and seeded.
-
-    Args:
-        y: class indices (n,), -1 where the label is missing; those rows are in neither part.
-
-    Returns:
-        Two ascending arrays of row indices; each class keeps at least one training row.
-    """
-    labelled = np.flatnonzero(y >= 0)
-    fraction = spec.validation.fraction if spec.validation is not None else None
-    if fraction is None:
-        return labelled, labelled[:0]
-    rng = np.random.default_rng(spec.fit.seed)
-    held = []
-    for label in np.unique(y[labelled]):
-        members = rng.permutation(np.flatnonzero(y == label))
-        held.append(members[: min(round(fraction * len(members)), len(members) - 1)])
-    held_out = np.sort(np.concatenate(held))
-    return np.setdiff1d(labelled, held_out), held_out
-
-
-def class_weights(spec: TrainSpec, classes: list[Label], y: NDArray[np.int32]) -> NDArray[np.float32] | None:
-    """Give each row its class's weight, float32 (n,); "balanced" is n / (k * count), as in scikit-learn.
-
-    Raises:
-        Invalid: a weight for a label that is no class.
-    """
-    asked = spec.fit.class_weight
-    if asked is None:
-        return None
-    if asked == "balanced":
-        counts = np.bincount(y, minlength=len(classes))
-        return (len(y) / (len(classes) * np.maximum(counts, 1))).astype(np.float32)[y]
-    index = {label_key(label): i for i, label in enumerate(classes)}
-    unknown = [label for label in asked if label_key(label) not in index]
-    if unknown:
-        raise Invalid.at(("fit", "class_weight"), f"There is no class {unknown[0][:80]!r}.")
-    weights = np.ones(len(classes), np.float32)
-    for label, weight in asked.items():
-        weights[index[label_key(label)]] = weight
-    return weights[y]
-
-
-def _other(
-    path: Path, encoder: Encoder, target: str, classes: list[Label], *, memory_bytes: int, folder: Path
-) -> Source:
-    table = TableFile(path)
-    if target not in table.names:
-        raise Invalid.at(("validation", "dataset"), f"The validation data set has no target column {target!r}.")
-    y, strange = match_labels(table.column(target), classes)
-    if strange:
-        names = ", ".join(repr(label)[:40] for label in strange[:5])
-        raise Invalid.at(("validation", "dataset"), f"Expected labels that the training data has, got {names}.")
-    rows = np.flatnonzero(y >= 0)
-    if not len(rows):
-        raise Invalid.at(("validation", "dataset"), "The validation data set has no labelled row.")
-    (made,) = encode_parts(table, encoder, [Part(rows, y[rows])], memory_bytes=memory_bytes, folder=folder)
-    return made
 
 
 def _device(asked: str, gpu: str | None) -> str:
@@ -348,15 +239,6 @@ def _figures(
     return {name: getattr(found, name) for name in names}
 
 
-def _golden(
-    table: TableFile, rows: NDArray[np.intp], encoder: Encoder
-) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
-    few = table.take(rows, [each.name for each in encoder.inputs])
-    columns = {each.name: few.column(each.name).cells(few.rows) for each in encoder.inputs}
-    records = [{name: cells[row] for name, cells in columns.items()} for row in range(few.rows)]
-    return records, encoder.encode(table_cells(encoder, few))
-
-
 def _input(state: dict[str, Any]) -> dict[str, Any]:
     shown = {"name": state["name"], "kind": state["kind"], "missing": state["missing"]}
     if state["kind"] == "categorical":
@@ -375,7 +257,7 @@ def _rehearse() -> None:
     )
     examples = Examples(np.zeros((3, 1), np.float32), np.array([0, 1, 0], np.int32))
     architecture = Architecture.from_spec(spec, 1, 2)
-    fitted = fit.fit(fit.Task(architecture, spec, examples, examples, emit=lambda _event: None))
+    fitted = fit.fit(Task(architecture, spec, examples, examples, emit=lambda _event: None))
     _check_parity(architecture, fitted, OnnxRuntime(architecture, fitted.weights), examples.x)
 
 
@@ -404,11 +286,11 @@ def main() -> None:
     request = json.loads(line)
     try:
         emit({"type": "done", **train(request, emit, lambda: bool(stops))})
-    except fit.Interrupted:
+    except Interrupted:
         emit({"type": "interrupted"})
-    except fit.Diverged as error:
+    except Diverged as error:
         emit({"type": "failed", "code": "loss_not_finite", "message": str(error)})
-    except fit.OutOfTime as error:
+    except OutOfTime as error:
         emit({"type": "failed", "code": "timeout", "message": str(error)})
     except FitserveError as error:
         param = ".".join(str(part) for part in error.faults[0].loc) if error.faults else None

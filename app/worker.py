@@ -7,12 +7,10 @@ It never imports Keras itself. Children are spawned from the main thread, whose 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,18 +19,17 @@ from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSConfig
 
+from app.child import Child
 from app.engine import APPLICATION, ENGINE_VERSION, QUEUE, WORKFLOW
 from app.errors import FitserveError, NotFound, StorageFull, Unavailable, is_disk_full
 from app.jobs import MAX_CRASHES, Claim, Job
-from app.lifeline import SAID_LINES, command, keep_said
 from app.machine import gpus, out_of_memory_kills, processor
 from app.registry import Ref
+from app.relay import REPORT_SECONDS, Relay
 from app.training import CHOSEN, Rooms, publish
 
 logger = logging.getLogger(__name__)
 
-#: progress is committed at most this often
-REPORT_SECONDS = 0.25
 #: how often the worker's heartbeat row is written
 BEAT_SECONDS = 5.0
 #: what a child has at SIGTERM to reach the end of a step and write a checkpoint
@@ -71,54 +68,6 @@ class Means:
         self.compiled.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_persistent_cache_directory={self.compiled}"
         return {**os.environ, "TF_XLA_FLAGS": flags.strip()}
-
-
-class Child:
-    """One training process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        #: the last lines of its standard error
-        self.said: deque[str] = deque(maxlen=SAID_LINES)
-        assert process.stderr is not None
-        self._listener = asyncio.create_task(keep_said(process.stderr, self.said))
-
-    @classmethod
-    async def spawn(cls, environment: dict[str, str]) -> Child:
-        """Start a child that imports Keras and then waits for its request."""
-        process = await asyncio.create_subprocess_exec(
-            *command("app.trainer"),
-            env=environment,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=64 * 1024**2,
-        )
-        return cls(process)
-
-    async def ask(self, request: dict[str, Any]) -> None:
-        """Send the one request; where the child is dead, `event` says so."""
-        assert self.process.stdin is not None
-        with suppress(ConnectionError):
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            await self.process.stdin.drain()
-
-    async def event(self) -> dict[str, Any] | None:
-        """Give the next event, or None when the child has ended."""
-        assert self.process.stdout is not None
-        line = await self.process.stdout.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
-
-    def interrupt(self) -> None:
-        """Ask the child for a checkpoint and its end."""
-        with suppress(ProcessLookupError):
-            self.process.terminate()
-
-    async def kill(self) -> None:
-        """End the child now and wait for that."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
-        await asyncio.shield(self.process.wait())
 
 
 class _Crashed(Exception):
@@ -315,7 +264,7 @@ class Worker:
 
     async def _converse(self, child: Child, job: Job, claim: Claim, folder: Path) -> None:
         await child.ask(await asyncio.to_thread(self._request, job, folder))
-        relay = _Relay(self._rooms, claim)
+        relay = Relay(self._rooms, claim)
         kills = out_of_memory_kills()
         deadline = time.monotonic() + float(job.spec["fit"]["max_seconds"]) + GRACE_SECONDS
         reading = asyncio.create_task(child.event())
@@ -373,7 +322,7 @@ class Worker:
         self._given[job.id] = min(self._gpus, key=taken.count)
         return self._given[job.id]
 
-    async def _keep(self, job: Job, relay: _Relay, file: Path) -> None:
+    async def _keep(self, job: Job, relay: Relay, file: Path) -> None:
         try:
             await asyncio.to_thread(self._rooms.checkpoints.keep, job.id, file)
         except (StorageFull, OSError) as error:
@@ -408,45 +357,3 @@ def _failure(error: Exception) -> tuple[str, str]:
     if isinstance(error, FitserveError):
         return "invalid_data", error.message
     return "internal", "The worker failed; its log says why."
-
-
-class _Relay:
-    """Gathers a child's events and commits them a few times a second."""
-
-    def __init__(self, rooms: Rooms, claim: Claim) -> None:
-        self._rooms = rooms
-        self._claim = claim
-        self._news: list[dict[str, Any]] = []
-        self._progress: dict[str, Any] | None = None
-        self._facts: dict[str, Any] = {}
-        self._flushed = 0.0
-
-    def add(self, event: dict[str, Any]) -> None:
-        """Take one event; of progress and of facts the last one counts, of the others each."""
-        if event["type"] == "progress":
-            self._progress = {name: value for name, value in event.items() if name != "type"}
-        elif event["type"] in ("device", "loop", "settled"):
-            self._facts |= {name: value for name, value in event.items() if name != "type"}
-        elif event["type"] != "ready":
-            self._news.append(event)
-
-    @property
-    def is_due(self) -> bool:
-        return time.monotonic() - self._flushed >= REPORT_SECONDS
-
-    async def flush(self) -> bool:
-        """Commit what there is; False when the claim is void and the child is to be dropped."""
-        self._flushed = time.monotonic()
-        try:
-            is_held = await asyncio.to_thread(self._write)
-        except (StorageFull, Unavailable):
-            logger.warning("progress not written", extra={"job_id": self._claim.job_id}, exc_info=True)
-            return True
-        self._news, self._progress, self._facts = [], None, {}
-        return is_held
-
-    def _write(self) -> bool:
-        jobs = self._rooms.jobs
-        if not (self._news or self._facts or self._progress):
-            return jobs.is_held(self._claim)
-        return jobs.report(self._claim, self._news, self._progress, self._facts)

@@ -83,6 +83,7 @@ def fitserve() -> Run:
     from app.learning.batches import Examples, empty_rows
     from app.learning.network import Architecture
     from app.learning.spec import TrainSpec
+    from app.learning.task import Task
 
     def run(workload: Workload) -> float:
         spec = TrainSpec.model_validate(
@@ -107,7 +108,7 @@ def fitserve() -> Run:
 
         began = time.perf_counter()
         with keras_network.on("cpu"):
-            fit.fit(fit.Task(architecture, spec, examples, None, emit))
+            fit.fit(Task(architecture, spec, examples, None, emit))
         return time.perf_counter() - began if workload.is_whole else _steady(ends)
 
     return run

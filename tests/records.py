@@ -9,7 +9,8 @@ import numpy as np
 from app.datasets import Dataset, Parsed
 from app.jobs import Job, NewJob
 from app.learning.artifact import Artifact, write
-from app.learning.encoder import Encoder, Input, records_cells
+from app.learning.cells import records_cells
+from app.learning.encoder import Encoder, Input
 from app.learning.network import Architecture, Dense, OnnxRuntime
 from app.training import Rooms, publish
 

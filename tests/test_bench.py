@@ -18,6 +18,7 @@ from app.learning import fit
 from app.learning.batches import Examples
 from app.learning.network import Architecture
 from app.learning.spec import TrainSpec
+from app.learning.task import Task
 from bench import contestants, sgd, training
 from tests.service import ROOT, Service
 
@@ -143,7 +144,7 @@ def test_the_loop_in_c_has_the_losses_of_ours_on_the_same_batches(tmp_path: Path
     start = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in architecture.shapes().items()}
     examples = Examples(x, y)
 
-    ours = fit.fit(fit.Task(architecture, spec, examples, None, lambda _event: None, start=start)).history
+    ours = fit.fit(Task(architecture, spec, examples, None, lambda _event: None, start=start)).history
     network = sgd.Network(list(start.values()), tmp_path)
     theirs = []
     for epoch in range(3):

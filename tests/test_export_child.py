@@ -11,7 +11,8 @@ import pytest
 
 from app.export_child import export
 from app.learning import artifact
-from app.learning.encoder import Encoder, Input, records_cells
+from app.learning.cells import records_cells
+from app.learning.encoder import Encoder, Input
 from app.learning.network import Architecture, OnnxRuntime
 from app.learning.spec import TrainSpec
 

@@ -16,7 +16,7 @@ import pytest
 from app.errors import Corrupt, Invalid, NotFound, TooLarge, Unavailable
 from app.inference import GOLDEN_TOLERANCE, Inference, shown_notes
 from app.learning.artifact import FILES, MANIFEST, Artifact
-from app.learning.encoder import MAX_WARNINGS
+from app.learning.notes import MAX_WARNINGS
 from app.learning.rows import Rows
 from app.registry import Ref
 from app.training import Rooms

@@ -47,7 +47,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"errors", "learning", "lifeline", "registry"},
     "export_child": {"errors", "learning", "lifeline"},
     "trainer": {"errors", "learning", "lifeline"},
-    "worker": {"engine", "errors", "jobs", "lifeline", "machine", "registry", "training"},
+    "child": {"lifeline"},
+    "relay": {"errors", "jobs", "training"},
+    "worker": {"child", "engine", "errors", "jobs", "machine", "registry", "relay", "training"},
     "wiring": {
         *("checkpoints", "config", "datasets", "engine", "errors", "inference", "ingest", "intake", "jobs", "keys"),
         *("learning", "machine", "registry", "storage", "training", "watch", "workers"),
@@ -72,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ROOMS = ("datasets", "jobs", "registry", "keys", "workers")
 #: the only modules, or packages, that import each library
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "keras": ("learning.fit", "learning.keras_network", "learning.loop"),
+    "keras": ("learning.fit", "learning.keeper", "learning.keras_network", "learning.loop", "learning.watch"),
     "tensorflow": ("learning.keras_network", "learning.loop"),
     "fastapi": ("api",),
     "starlette": ("api",),

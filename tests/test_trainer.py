@@ -14,11 +14,12 @@ import pytest
 from app import trainer
 from app.errors import Invalid
 from app.learning import artifact
+from app.learning.cells import records_cells, table_cells
 from app.learning.columns import Bounds
-from app.learning.encoder import records_cells, table_cells
 from app.learning.formats import parse
 from app.learning.metrics import evaluate
 from app.learning.network import OnnxRuntime
+from app.learning.preparation import split
 from app.learning.resolve import Limits, resolve
 from app.learning.spec import TrainSpec
 from app.learning.table import Table, load, match_labels
@@ -113,7 +114,7 @@ def test_a_child_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path)
     assert made.golden["probabilities"] == runtime.probabilities(x).tolist()
     rows = load(tmp_path / "table")
     y, _ = match_labels(rows.column("rank"), made.classes)
-    _, held_out = trainer.split(y, TrainSpec.model_validate(request["spec"]))
+    _, held_out = split(y, TrainSpec.model_validate(request["spec"]))
     logits = runtime.logits(made.encoder.encode(table_cells(made.encoder, rows))[held_out])
     found = evaluate(logits, y[held_out])
     assert (found.loss, found.accuracy) == (done["metrics"]["val_loss"], done["metrics"]["val_accuracy"])

@@ -11,20 +11,6 @@ from app.registry import Version
 def describe(version: Version) -> dict[str, Any]:
     """Describe how to ask this version, as OpenAPI 3.1; the example is made up of what training saw, and is no row of it."""
     ref = f"{version.model}@{version.version}"
-    classes = version.document["classes"]
-    row = {
-        "type": "object",
-        "properties": {each["name"]: _cell(each) for each in version.document["inputs"]},
-        "required": [each["name"] for each in version.document["inputs"] if each["missing"] == "error"],
-    }
-    body: dict[str, Any] = {
-        "schema": {
-            "type": "object",
-            "required": ["records"],
-            "properties": {"records": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Row"}}},
-        }
-    }
-    body["example"] = {"records": [{each["name"]: _value(each) for each in version.document["inputs"]}]}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -34,47 +20,59 @@ def describe(version: Version) -> dict[str, Any]:
         },
         "servers": [{"url": "../../../../../../"}],
         "security": [{"bearer": []}],
-        "paths": {
-            f"/api/v1/models/{ref}/predict": {
-                "post": {
-                    "operationId": "predict",
-                    "summary": f"Predict {version.document['spec']['target']}",
-                    "requestBody": {"required": True, "content": {"application/json": body}},
-                    "responses": {
-                        "200": {
-                            "description": "One prediction for each record.",
-                            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Prediction"}}},
-                        },
-                        "422": {"description": "A value is of the wrong type; the answer names row and column."},
-                    },
-                }
-            }
-        },
+        "paths": {f"/api/v1/models/{ref}/predict": {"post": _predict(version)}},
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
-            "schemas": {
-                "Row": row,
-                "Label": {"enum": list(classes)},
-                "Prediction": {
-                    "type": "object",
-                    "required": ["model", "version", "classes", "predictions", "probabilities", "warnings"],
-                    "properties": {
-                        "model": {"const": version.model},
-                        "version": {"const": version.version},
-                        "classes": {"const": list(classes)},
-                        "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Label"}},
-                        "probabilities": {
-                            "type": "array",
-                            "items": {
-                                "type": "array",
-                                "minItems": len(classes),
-                                "maxItems": len(classes),
-                                "items": {"type": "number", "minimum": 0, "maximum": 1},
-                            },
-                        },
-                        "warnings": {"type": "array", "items": {"type": "object"}},
-                    },
-                },
+            "schemas": _schemas(version),
+        },
+    }
+
+
+def _predict(version: Version) -> dict[str, Any]:
+    records = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Row"}}
+    body: dict[str, Any] = {
+        "schema": {"type": "object", "required": ["records"], "properties": {"records": records}},
+        "example": {"records": [{each["name"]: _value(each) for each in version.document["inputs"]}]},
+    }
+    return {
+        "operationId": "predict",
+        "summary": f"Predict {version.document['spec']['target']}",
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {
+            "200": {
+                "description": "One prediction for each record.",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Prediction"}}},
+            },
+            "422": {"description": "A value is of the wrong type; the answer names row and column."},
+        },
+    }
+
+
+def _schemas(version: Version) -> dict[str, Any]:
+    classes = list(version.document["classes"])
+    probabilities = {
+        "type": "array",
+        "minItems": len(classes),
+        "maxItems": len(classes),
+        "items": {"type": "number", "minimum": 0, "maximum": 1},
+    }
+    return {
+        "Row": {
+            "type": "object",
+            "properties": {each["name"]: _cell(each) for each in version.document["inputs"]},
+            "required": [each["name"] for each in version.document["inputs"] if each["missing"] == "error"],
+        },
+        "Label": {"enum": classes},
+        "Prediction": {
+            "type": "object",
+            "required": ["model", "version", "classes", "predictions", "probabilities", "warnings"],
+            "properties": {
+                "model": {"const": version.model},
+                "version": {"const": version.version},
+                "classes": {"const": classes},
+                "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Label"}},
+                "probabilities": {"type": "array", "items": probabilities},
+                "warnings": {"type": "array", "items": {"type": "object"}},
             },
         },
     }

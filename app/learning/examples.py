@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning.batches import Examples, Source, StoredExamples, empty_rows
-from app.learning.encoder import Encoder, Faults, table_cells
+from app.learning.cells import table_cells
+from app.learning.encoder import Encoder
+from app.learning.notes import Faults
 from app.learning.table import TableFile
 
 #: of cells in float64 that are read and encoded at once

@@ -1,6 +1,6 @@
 """Posted rows, in every format that a prediction may come in, as columns of values; and answers as NPZ.
 
-The values are not yet checked against a model's inputs: `encoder.records_cells` does that, the same for all formats.
+The values are not yet checked against a model's inputs: `cells.records_cells` does that, the same for all formats.
 Parquet and Arrow are read by the ingest child, which gives them back as JSON columns (`formats.transcode`).
 """
 

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from app.errors import Invalid
 from app.learning import artifact, checkpoint, fit, keras_network, metrics
 from app.learning.batches import Examples
-from app.learning.encoder import records_cells
+from app.learning.cells import records_cells
 from app.learning.keras_network import KerasRuntime
 from app.learning.loop import prepare as prepare_variables
 from app.learning.network import Architecture, OnnxRuntime
-from app.trainer import class_weights
+from app.learning.preparation import class_weights
+from app.learning.task import Interrupted, Task
 from tests.conftest import PENGUINS, Start
 from tests.learning.test_fit import HELD_OUT, SEED, STEPS, TRAIN, TUTORIAL, D, K, dense, resolved, run
 from tests.service import ROOT
@@ -136,7 +137,7 @@ def test_a_run_taken_up_again_ends_as_one_left_alone(tmp_path: Path, interrupted
         kept.append(tmp_path / f"checkpoint-{len(kept)}")
         checkpoint.write(state, kept[-1])
 
-    with pytest.raises(fit.Interrupted):
+    with pytest.raises(Interrupted):
         run(
             spec,
             validation=HELD_OUT,
@@ -146,7 +147,7 @@ def test_a_run_taken_up_again_ends_as_one_left_alone(tmp_path: Path, interrupted
         )
     saved = checkpoint.read(kept[interrupted_after - 1])
     architecture = Architecture.from_spec(spec, D, K)
-    again = fit.fit(fit.Task(architecture, spec, TRAIN, HELD_OUT, lambda _event: None), saved)
+    again = fit.fit(Task(architecture, spec, TRAIN, HELD_OUT, lambda _event: None), saved)
 
     assert (interrupted_after, 0) == (saved.facts["epoch"], saved.facts["step"])
     assert artifact.weights_sha256(alone.weights) == artifact.weights_sha256(again.weights)

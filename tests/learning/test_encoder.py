@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.errors import Invalid
+from app.learning.cells import records_cells, table_cells
 from app.learning.columns import Bounds
-from app.learning.encoder import Encoder, Note, Notes, fit_encoder, records_cells, table_cells
+from app.learning.encoder import Encoder, fit_encoder
 from app.learning.formats import parse
+from app.learning.notes import Note, Notes
 from app.learning.table import Kind, Table
 
 Columns = dict[str, list[Any]]

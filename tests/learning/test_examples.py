@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from app.errors import Invalid
 from app.learning import examples
 from app.learning.batches import Examples, Source, StoredExamples
+from app.learning.cells import table_cells
 from app.learning.columns import Bounds
-from app.learning.encoder import Encoder, fit_encoder, table_cells
+from app.learning.encoder import Encoder, fit_encoder
 from app.learning.examples import Part, encode_parts
 from app.learning.formats import parse
 from app.learning.table import Column, Table, TableFile, load, write_table

@@ -15,8 +15,9 @@ from app.learning import fit, metrics
 from app.learning.batches import Examples
 from app.learning.keras_network import KerasRuntime, build, is_out_of_memory
 from app.learning.network import Architecture, OnnxRuntime
+from app.learning.preparation import class_weights, split
 from app.learning.spec import TrainSpec
-from app.trainer import class_weights, split
+from app.learning.task import Diverged, OutOfTime, Task
 
 N, D, K = 96, 5, 3
 SEED = 7
@@ -57,7 +58,7 @@ def run(
 ) -> fit.Fitted:
     architecture = Architecture.from_spec(spec, train.x.shape[1], K)
     told = [] if events is None else events
-    return fit.fit(fit.Task(architecture, spec, train, validation, told.append, **more))
+    return fit.fit(Task(architecture, spec, train, validation, told.append, **more))
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -287,7 +288,7 @@ def test_where_a_score_is_not_defined_early_stopping_goes_by_the_loss() -> None:
 
 
 def test_a_run_that_diverges_says_in_which_epoch() -> None:
-    with pytest.raises(fit.Diverged, match="not a finite number in epoch 1; try a smaller learning rate") as caught:
+    with pytest.raises(Diverged, match="not a finite number in epoch 1; try a smaller learning rate") as caught:
         run(resolved(optimizer={"learning_rate": 1e30}, network={"layers": [{"units": 4, "activation": "linear"}] * 3}))
 
     assert 1 == caught.value.epoch
@@ -304,7 +305,7 @@ def test_a_run_out_of_time_ends_after_the_epochs_it_has() -> None:
 
 
 def test_a_run_out_of_time_within_its_first_epoch_has_nothing_to_keep() -> None:
-    with pytest.raises(fit.OutOfTime, match=r"reached its 1e-06 seconds before the first epoch ended"):
+    with pytest.raises(OutOfTime, match=r"reached its 1e-06 seconds before the first epoch ended"):
         run(resolved(fit={"max_seconds": 1e-6}))
 
 

@@ -22,6 +22,7 @@ from app.learning.checkpoint import State, read, write
 from app.learning.loop import Mode, Position
 from app.learning.network import Architecture, Dense
 from app.learning.spec import TrainSpec
+from app.learning.task import Diverged, Interrupted, OutOfTime, Task
 from tests.service import ROOT
 
 D, K = 5, 3
@@ -69,7 +70,7 @@ class Run:
         self.states: list[State] = []
         self._stop: Where | None = None
         self._epoch = self._chunks = 0
-        self._task = fit.Task(
+        self._task = Task(
             architecture or Architecture.from_spec(spec, D, K),
             spec,
             train,
@@ -86,7 +87,7 @@ class Run:
     def interrupted(self, stop: Where, folder: Path, saved: State | None = None) -> State:
         """Run until then; gives the state as it comes back from a file."""
         self._stop, self._epoch, self._chunks = stop, 0 if saved is None else saved.facts["epoch"], 0
-        with pytest.raises(fit.Interrupted):
+        with pytest.raises(Interrupted):
             self.fitted(saved)
         self._stop = None
         write(self.states[-1], folder / "checkpoint")
@@ -264,7 +265,7 @@ def test_a_run_that_diverges_at_the_callers_rate_or_twice_has_failed(
     spec = resolved(3, **(STEEP | {"optimizer": STEEP["optimizer"] | {"learning_rate": rate}}))
     run = Run(spec, is_rate_auto=is_rate_auto)
 
-    with pytest.raises(fit.Diverged, match="in epoch 1") as caught:
+    with pytest.raises(Diverged, match="in epoch 1") as caught:
         run.fitted()
 
     assert 1 == caught.value.epoch
@@ -275,7 +276,7 @@ def test_a_loss_that_explodes_is_caught_while_it_is_finite() -> None:
     calm: dict[str, Any] = {"momentum": 0.0, "schedule": "constant", "warmup": 0.0, "learning_rate": 1e5}
     run = Run(resolved(3, network={"layers": []}, optimizer=calm))
 
-    with pytest.raises(fit.Diverged) as caught:
+    with pytest.raises(Diverged) as caught:
         run.fitted()
 
     assert 1 == caught.value.epoch
@@ -301,7 +302,7 @@ def test_the_time_before_a_run_started_again_counts(tmp_path: Path) -> None:
     lost = {"model/0": np.full_like(saved.arrays["model/0"], np.nan)}
     late = State({**saved.facts, "elapsed_seconds": 1001.0}, {**saved.arrays, **lost})
 
-    with pytest.raises(fit.OutOfTime):
+    with pytest.raises(OutOfTime):
         run.fitted(late)
 
     assert 1 == len(run.told("settled"))

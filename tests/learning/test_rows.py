@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
+from app.learning.cells import records_cells
 from app.learning.columns import Bounds
-from app.learning.encoder import Encoder, Faults, Input, Note, Notes, records_cells
+from app.learning.encoder import Encoder, Input
 from app.learning.frames import transcode
+from app.learning.notes import Faults, Note, Notes
 from app.learning.rows import Rows
 from app.learning.rows import decode as decode_within
 from app.learning.table import BLANKS, MISSING
