@@ -11,15 +11,38 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+#: where control groups are mounted, and what a group's file is called: in their second version, and in the first
+_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+)
+
 
 def machine_bytes() -> int:
-    """Give the memory of this machine, or of the container that this process is held to."""
+    """Give the memory of this machine, or of the container, unit or group that this process is held to."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
-        # not there in the other version of cgroups, and "max" where there is no limit
+    for limit in memory_limits():
+        # "max" where there is none
         with suppress(OSError, ValueError):
-            found.append(int(Path("/sys/fs/cgroup", limit).read_text()))
+            found.append(int(limit.read_text()))
     return min(found)
+
+
+def memory_limits() -> list[Path]:
+    """Give the kernel's files of the memory limits that hold for this process, that of its own control group first."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    # id:controllers:path, where the second version has no controllers: cgroups(7)
+    paths = [path for _, names, path in (line.split(":", 2) for line in lines) if names in ("", "memory")]
+    found = []
+    for mount, name in _GROUPS:
+        for path in paths:
+            own = mount / path.lstrip("/")
+            # in a container the path may be the host's, which is not to be seen; the mount's root is its own group
+            found += [folder / name for folder in (own, *own.parents) if folder.is_relative_to(mount)]
+    return [limit for limit in dict.fromkeys(found) if limit.exists()]
 
 
 def processor() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.client import Client, Conflict, Job, JobCancelled, JobFailed, NotFound
+from tests.cgroup import memory_limit
 from tests.conftest import Start
 from tests.processes import is_alive, spawn, trainers, until
 from tests.service import Service
@@ -245,6 +246,26 @@ def test_a_worker_of_its_own_requeues_its_job_on_sigterm_and_takes_it_up_when_it
     assert ("queued", None) == (stopped.status, stopped.progress["epoch"])
     assert (1, 2) == (ended.version, ended.document["attempt"])
     assert (0, 0) == (worker.returncode, again.returncode)
+
+
+def test_a_child_that_the_kernel_kills_for_want_of_memory_fails_its_job_alone_with_the_estimate(start: Start) -> None:
+    # Keras alone needs more, even where its files are in memory already
+    with memory_limit(200 * 1024**2) as members:
+        service = start(workers="0")
+        worker = spawn(service.data_dir, "work")
+        members.write_text(str(worker.pid))
+        try:
+            with service.client() as client:
+                with pytest.raises(JobFailed, match=r"ran out of memory\. It was estimated to need \d+ MB\.") as failed:
+                    client.wait(client.train("too-much", **BRIEF), timeout=120)
+                workers = client.system()["workers"]
+        finally:
+            worker.terminate()
+            worker.communicate(timeout=30)
+
+    assert ("out_of_memory", 1) == (failed.value.code, failed.value.job.document["attempt"])
+    assert ["alive"] == [each["state"] for each in workers]
+    assert 0 == worker.returncode
 
 
 def test_a_second_worker_of_one_name_is_refused(crew: Service) -> None:

@@ -36,7 +36,8 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
         #: the score that early stopping goes by; the loss where these rows do not define the one asked for
         self.aim = self._score_to_aim_at()
         self.monitor = {"log_loss": "val_loss", "accuracy": "val_accuracy"}.get(self.aim, f"val_{self.aim}")
-        self._said = self._epoch_began = time.monotonic()
+        self._said = self._epoch_began = self._run_began = time.monotonic()
+        self._first_fraction = 0.0
         self._epoch = self._step = self._first_step = 0
 
     def _score_to_aim_at(self) -> str:
@@ -56,6 +57,11 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
         """Take over what an earlier run had come to."""
         self.history, self.first_loss = list(facts["history"]), facts["first_loss"]
         self._first_step = facts["step"]
+        self._first_fraction = (facts["epoch"] + facts["step"] / self._task.steps) / self._epochs
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Note when this run begins."""
+        self._run_began = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Note where the epoch begins."""
@@ -109,6 +115,11 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
     def _tell_progress(self) -> None:
         self._said = time.monotonic()
         fraction = (self._epoch - 1 + self._step / self._task.steps) / self._epochs
+        done, seconds = fraction - self._first_fraction, time.monotonic() - self._run_began
+        if done <= 0:
+            # the pace of this run, without what came before a divergence or an interruption, is not known yet
+            done, seconds = fraction, self.elapsed_seconds
+        eta = seconds * (1 - fraction) / done
         self._task.emit(
             {
                 "type": "progress",
@@ -117,6 +128,6 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc]
                 "step": self._step,
                 "steps": self._task.steps,
                 "fraction": round(fraction, 4),
-                "eta_seconds": round(self.elapsed_seconds * (1 - fraction) / max(fraction, 1e-9), 1),
+                "eta_seconds": round(eta, 1),
             }
         )

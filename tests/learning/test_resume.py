@@ -291,8 +291,21 @@ def test_the_time_before_a_run_was_taken_up_again_counts(tmp_path: Path) -> None
     found = run.fitted(late)
 
     assert "max_seconds" == found.stopped
-    assert 3 == len(found.history)
+    # it ends with the epoch in which its first chunk of steps is, where a whole epoch may have been the last chunk before
+    assert saved.facts["epoch"] + 1 + (saved.facts["step"] == 13) == len(found.history)
     assert 1001 < float(found.history[-1]["elapsed_seconds"] or 0) < 1100
+
+
+def test_what_is_left_is_estimated_at_the_pace_of_the_run_that_goes_on(tmp_path: Path) -> None:
+    run = Run(resolved(40))
+    saved = run.interrupted((1, 1), tmp_path)
+    late = State({**saved.facts, "elapsed_seconds": 500.0}, saved.arrays)
+    run.events.clear()
+
+    run.fitted(late)
+
+    told = run.told("progress")
+    assert told[-1]["eta_seconds"] < 500
 
 
 def test_the_time_before_a_run_started_again_counts(tmp_path: Path) -> None:
