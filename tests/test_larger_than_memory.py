@@ -73,7 +73,8 @@ def test_a_table_of_four_times_the_budget_is_learned_within_it(start: Start, tmp
     rows = write_csv(tmp_path / "large.csv", BYTES)
     size = (tmp_path / "large.csv").stat().st_size
     budget = rows * COLUMNS * 4 // 5
-    service = start(max_training_bytes=str(budget), max_upload_bytes=str(2 * size), max_ingest_seconds="3600")
+    limits = {"max_upload_bytes": str(2 * size), "max_rows": str(rows), "max_ingest_seconds": "3600"}
+    service = start(max_training_bytes=str(budget), **limits)
     epochs = 2 if "LARGE_BYTES" in os.environ else 4
 
     with sampled(service) as seen, service.client() as client:
