@@ -166,23 +166,24 @@ def _fit_input(column: Column, rows: NDArray[np.intp], scaling: str, encoding: s
         used = [column.categories[i] for i in np.unique(values[~is_missing]).tolist()]
         first = {_meaning(text): text for text in reversed(used)}
         return Input(column.name, "categorical", missing, marks, categories=tuple(sorted(first.values())))
-    present = values[~is_missing].astype(np.float64)
-    if not len(present):
-        present = np.zeros(1)
+    # a copy, and the one there is: what is done to it is done in place
+    values = values[~is_missing].astype(np.float64, copy=False)
+    if not len(values):
+        values = np.zeros(1)
     if column.kind == "boolean":
-        most = float(present.mean() >= 0.5)
+        most = float(values.mean() >= 0.5)
         return Input(column.name, "boolean", missing, marks, impute=most, low=0.0, high=1.0)
-    low, high = float(present.min()), float(present.max())
+    low, high = float(values.min()), float(values.max())
     # by a power of two, which is exact, to at most 1/4: no sum or square overflows or vanishes
     exponent = int(np.frexp(max(abs(low), abs(high)))[1]) + 2
-    unit = np.ldexp(present, -exponent)
+    unit = np.ldexp(values, -exponent, out=values)
     mean, scale = 0.0, 1.0
     if scaling == "standard" and low == high:
         mean = low
     elif scaling == "standard":
         mean = math.ldexp(unit.mean(), exponent)
         scale = math.ldexp(unit.std(), exponent) or 1.0
-    impute = math.ldexp(np.median(unit), exponent)
+    impute = math.ldexp(np.median(unit, overwrite_input=True), exponent)
     return Input(column.name, "numeric", missing, marks, impute, mean, scale, low, high)
 
 

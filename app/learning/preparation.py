@@ -98,17 +98,15 @@ def split(y: NDArray[np.int32], spec: TrainSpec) -> tuple[NDArray[np.intp], NDAr
     Returns:
         Two ascending arrays of row indices; each class keeps at least one training row.
     """
-    labelled = np.flatnonzero(y >= 0)
+    is_train, is_held = y >= 0, np.zeros(len(y), np.bool_)
     fraction = spec.validation.fraction if spec.validation is not None else None
-    if fraction is None:
-        return labelled, labelled[:0]
-    rng = np.random.default_rng(spec.fit.seed)
-    held = []
-    for label in np.unique(y[labelled]):
-        members = rng.permutation(np.flatnonzero(y == label))
-        held.append(members[: min(round(fraction * len(members)), len(members) - 1)])
-    held_out = np.sort(np.concatenate(held))
-    return np.setdiff1d(labelled, held_out), held_out
+    if fraction is not None:
+        rng = np.random.default_rng(spec.fit.seed)
+        for label in np.unique(y[is_train]):
+            members = rng.permutation(np.flatnonzero(y == label))
+            held = members[: min(round(fraction * len(members)), len(members) - 1)]
+            is_train[held], is_held[held] = False, True
+    return np.flatnonzero(is_train), np.flatnonzero(is_held)
 
 
 def class_weights(spec: TrainSpec, classes: list[Label], y: NDArray[np.int32]) -> NDArray[np.float32] | None:

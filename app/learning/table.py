@@ -33,6 +33,7 @@ SCHEMA = "schema"
 #: what the schema says of a column
 _DESCRIBED = ("name", "kind", "categories", "posted", "spellings", "warnings")
 _COPY_BYTES = 1024**2
+_SOME_CELLS = 2**20
 #: how much of a long text a description shows
 TOP_CHARACTERS = 80
 
@@ -74,10 +75,13 @@ class Column:
             return _used(self.spellings, self.codes, self.posted)
         if not self.is_number:
             return _used(self.categories, self.values, self.posted)
-        is_missing = np.isnan(self.values)
-        found, inverse = np.unique(self.values[~is_missing], return_inverse=True)
-        y = np.full(len(self.values), -1, np.int32)
-        y[~is_missing] = inverse
+        found = np.unique(self.values)
+        found = found[~np.isnan(found)]
+        y = np.empty(len(self.values), np.int32)
+        # some at a time, for an index is as long as a number
+        for at in range(0, len(y), _SOME_CELLS):
+            some = self.values[at : at + _SOME_CELLS]
+            y[at : at + _SOME_CELLS] = np.where(np.isnan(some), -1, np.searchsorted(found, some))
         return [_typed(value, self.posted) for value in found.tolist()], y
 
     def cells(self, limit: int) -> list[Label | None]:
