@@ -36,7 +36,7 @@ def read_predict(document: Mapping[str, Any], inputs: Sequence[str]) -> tuple[Ro
         came = "both" if given else "neither"
         raise Invalid(f"Expected an object with one of 'instances' and 'inputs', got {came}.")
     (key,) = given
-    values = document[key]
+    values = _of_one_tensor(document[key], inputs)
     if key == "inputs" and isinstance(values, dict):
         rows = columns_rows(values, key)
     elif _are_scalars(values) and len(inputs) == 1:
@@ -64,6 +64,17 @@ def read_examples(document: Mapping[str, Any], inputs: Sequence[str]) -> Rows:
         raise Invalid.at(("context", repeated), f"Expected {repeated[:80]!r} in the context or in examples, got both.")
     shared = {name: [value] * rows.count for name, value in context.items()}
     return _plain(Rows({**rows.columns, **shared}, rows.count))
+
+
+def _of_one_tensor(values: Any, inputs: Sequence[str]) -> Any:
+    """Give the rows of a tensor of all columns, which Keras names after a layer, without that name."""
+    first = values[0] if isinstance(values, list) and values else values
+    name = next(iter(first)) if isinstance(first, dict) and len(first) == 1 else None
+    if name is None or name in inputs or not isinstance(first[name], list):
+        return values
+    if first is values:
+        return values[name]
+    return [each[name] if isinstance(each, dict) and set(each) == {name} else each for each in values]
 
 
 def check_signature(document: Mapping[str, Any]) -> None:

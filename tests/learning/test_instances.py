@@ -36,6 +36,7 @@ def test_every_form_is_the_same_rows(table: list[tuple[Any, ...]]) -> None:
     ]
     forms += [("instances", [[[cell] for cell in row] for row in lists])]
     forms += [("inputs", {name: [[cell] for cell in each] for name, each in columns.items()})]
+    forms += [("instances", [{"dense_input": row} for row in lists]), ("inputs", {"keras_tensor": lists})]
     forms += [("instances", [[b64(cell) for cell in row] for row in lists])]
 
     for key, given_rows in forms:
