@@ -12,10 +12,13 @@ BIN := $(VENV)/bin
 LOCKS := requirements/serve.txt $(if $(EXTRA),requirements/$(EXTRA).txt)
 STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 BACKEND_TESTS := tests/learning/test_backends.py
-UV_COMPILE = uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --generate-hashes \
-	--no-annotate --no-header --no-emit-index-url --quiet --group build
+UV = uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --no-emit-index-url --quiet
+UV_COMPILE = $(UV) pyproject.toml --group build
+# clients that pin what the service uses, in other versions
+CLIENTS := kserve mlserver
 
-.PHONY: help setup serve demo test test-backends test-backend test-crash test-fuzz test-resume test-large lint format bench lock clean
+.PHONY: help setup serve demo test test-backends test-backend clients test-clients test-crash test-fuzz test-resume test-large lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +56,16 @@ test-backends: $(VENV)/.installed-test  ## Train under TensorFlow, JAX and PyTor
 test-backend: $(VENV)/.installed-test
 	KERAS_BACKEND=$(EXTRA) $(BIN)/python -m pytest $(BACKEND_TESTS) $(ARGS)
 
+clients: $(CLIENTS:%=.venv-%/.installed)  ## Make the environments of clients that pin other versions of what is used here
+
+test-clients: $(VENV)/.installed-test clients  ## Ask the service with those clients
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+
+.venv-%/.installed: requirements/%.txt | $(STAMP)
+	@test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 test-crash: $(VENV)/.installed-test  ## Kill the service at random moments, CYCLES times (200)
 	CRASH_CYCLES=$(or $(CYCLES),200) $(BIN)/python -m pytest -s tests/test_acceptance.py $(ARGS)
 
@@ -79,8 +92,9 @@ bench: $(VENV)/.installed-test  ## Measure service and training (ONLY=training: 
 
 lock:  ## Resolve requirements/ anew; needs uv
 	$(UV_COMPILE) -o requirements/serve.txt
-	$(UV_COMPILE) --group test -o requirements/test.txt
+	$(UV_COMPILE) --group test --constraint requirements/serve.txt -o requirements/test.txt
+	for client in $(CLIENTS); do $(UV) --group $$client -o requirements/$$client.txt || exit 1; done
 	for extra in gpu jax torch; do $(UV_COMPILE) --extra $$extra -o requirements/$$extra.txt || exit 1; done
 
 clean:  ## Remove environments and caches; data in models/ stays
-	rm -rf $(VENV) .venv-jax .venv-torch .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-jax .venv-torch $(CLIENTS:%=.venv-%) .mypy_cache .ruff_cache .hypothesis

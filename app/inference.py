@@ -158,6 +158,12 @@ class Inference:
                 self._loaded.pop(key, None)
             self._known = {ref: version for ref, version in self._known.items() if version.key not in gone}
 
+    def unload(self, model: str) -> None:
+        """Free a model's versions; requests that hold them end first, and the next one loads what it needs."""
+        with self._keeping:
+            for key in [key for key, each in self._loaded.items() if each.version.model == model]:
+                del self._loaded[key]
+
     def predict(self, loaded: Loaded, rows: Rows, *, skips_bad: bool = False) -> Prediction:
         """Predict posted rows; columns that the model does not know are ignored with a warning.
 

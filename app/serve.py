@@ -269,7 +269,10 @@ class _Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         request_id = secrets.token_hex(8)
-        answer = problem(status, code, detail, request_id, headers={"Connection": "close", "X-Request-ID": request_id})
+        headers = {"Connection": "close", "X-Request-ID": request_id}
+        # empty where no address was read yet
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        answer = problem(status, code, detail, request_id, headers=headers, path=path)
         head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
         head += [name + b": " + value for name, value in answer.raw_headers]
         self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))

@@ -18,6 +18,7 @@ from app.keys import Keys
 from app.learning.resolve import Limits
 from app.machine import machine_bytes
 from app.registry import Registry
+from app.statistics import Statistics
 from app.storage.blobs import LocalBlobs
 from app.storage.db import Database
 from app.training import Rooms
@@ -41,6 +42,7 @@ class Services:
     inference: Inference
     watch: Watch
     keys: Keys
+    statistics: Statistics = field(default_factory=Statistics)
     is_draining: bool = False
     open_streams: int = 0
     _closers: list[Engine] = field(default_factory=list)

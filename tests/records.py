@@ -68,10 +68,12 @@ def train(
     job = submit(rooms, model)
     claim = rooms.jobs.claim(job.id, job.workflow_id)
     assert claim is not None
-    done = make_done(promote, optimize, validation)
+    done, artifact = make_done(promote, optimize, validation), artifact or make_artifact()
+    inputs = [{"name": each.name, "kind": each.kind} for each in artifact.encoder.inputs]
+    done["document"] |= {"inputs": inputs, "classes": list(artifact.classes)}
     with rooms.blobs.staging("test") as folder:
         (folder / "version").mkdir()
-        done["sha256"] = write(artifact or make_artifact(), folder / "version")
+        done["sha256"] = write(artifact, folder / "version")
         publish(rooms, job, claim, folder / "version", done)
     return rooms.jobs.get(job.id).version
 

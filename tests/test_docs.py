@@ -56,6 +56,8 @@ def test_the_commands_of_the_readme_upload_train_evaluate_and_predict(service: S
     assert '"predictions":["Gentoo"]' in said
     assert "penguin-species@2 on 344 rows" in said
     assert "prediction,probability_Adelie,probability_Chinstrap,probability_Gentoo" in said
+    assert '{"predictions":[[' in said
+    assert '{"model_name":"penguin-species","model_version":"2"' in said
 
 
 @pytest.mark.parametrize("block", blocks("python"))
@@ -85,7 +87,8 @@ def test_every_route_is_documented(http: httpx.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
 
-    listed = set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    pages = (ROOT / "docs/api.md").read_text() + (ROOT / "docs/protocols.md").read_text()
+    listed = set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", pages, re.MULTILINE))
 
     assert listed == routes
 

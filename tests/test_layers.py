@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lifeline": set(),
     "logs": set(),
     "machine": set(),
+    "statistics": set(),
     "config": set(),
     # the public API is their only door
     "client": set(),
@@ -52,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": {"child", "engine", "errors", "jobs", "machine", "registry", "relay", "training"},
     "wiring": {
         *("checkpoints", "config", "datasets", "engine", "errors", "inference", "ingest", "intake", "jobs", "keys"),
-        *("learning", "machine", "registry", "storage", "training", "watch", "workers"),
+        *("learning", "machine", "registry", "statistics", "storage", "training", "watch", "workers"),
     },
     "api": {
         "datasets",
@@ -63,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "keys",
         "learning",
         "registry",
+        "statistics",
         "storage",
         "training",
         "wiring",

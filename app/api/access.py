@@ -24,12 +24,17 @@ _READ = (
     "get_alias_history",
     "get_system",
     "get_metrics",
+    # TensorFlow Serving
+    *("list_names", "get_signature", "get_version_status", "get_model_status"),
+    # the Open Inference Protocol
+    *("get_server", "get_live", "get_ready", "list_served", "get_served", "get_served_ready", "list_repository"),
+    *("get_all_statistics", "get_model_statistics", "get_version_statistics", "get_configuration"),
 )
-_PREDICT = ("predict", "evaluate")
+_PREDICT = ("predict", "evaluate", "predict_instances", "classify_examples", "regress_examples", "infer")
 _TRAIN = (
     *("upload", "list_datasets", "get_dataset", "get_rows", "patch_dataset", "delete_dataset"),
     *("train", "list_jobs", "get_job", "get_events", "cancel_job", "resume_job", "delete_job"),
-    *("put_alias", "delete_alias", "rollback_alias", "get_export"),
+    *("put_alias", "delete_alias", "rollback_alias", "get_export", "load_model", "unload_model"),
 )
 POLICY: dict[str, Literal["any"] | Scope] = {
     **dict.fromkeys(_READ, "any"),

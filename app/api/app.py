@@ -12,9 +12,22 @@ from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import datasets, docs, jobs, keys, models, ops, predictions, problems
+from app.api import (
+    datasets,
+    docs,
+    jobs,
+    keys,
+    model_repository,
+    models,
+    open_inference,
+    ops,
+    predictions,
+    problems,
+    tensorflow_serving,
+)
 from app.api.access import PUBLIC, authorize, is_public, needed
 from app.api.edge import LOOPBACK_HOSTS, Edge
+from app.api.plain_errors import PlainError, is_plain
 from app.api.schemas import AliasIn, DatasetOut, DatasetPatch, JobOut, KeyIn, ModelOut, PredictionOut
 from app.learning.spec import TrainSpec
 from app.wiring import Services
@@ -61,7 +74,9 @@ def create_app(given: Services, lifespan: Lifespan | None = None) -> ASGIApp:
         servers=[{"url": "."}],
     )
     app.state.services = given
-    for rooms in (datasets, models, jobs, predictions, keys, ops, docs):
+    # the address of all statistics is that of a model, too
+    protocols = (tensorflow_serving, model_repository, open_inference)
+    for rooms in (datasets, models, jobs, predictions, *protocols, keys, ops, docs):
         app.include_router(rooms.router)
     problems.install(app)
     document = _openapi(app)
@@ -100,7 +115,7 @@ def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 )
             )
             schemas = made["components"]["schemas"]
-            for extra in (TrainSpec, AliasIn, DatasetPatch, KeyIn, problems.Problem):
+            for extra in (TrainSpec, AliasIn, DatasetPatch, KeyIn, problems.Problem, PlainError):
                 schema = extra.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas |= schema.pop("$defs", {})
                 schemas[extra.__name__] = schema
@@ -110,7 +125,10 @@ def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
             for route in iter_route_contexts(app.routes):
                 for method in route.methods or () if route.include_in_schema else ():
                     operation = made["paths"][route.path_format][method.lower()]
-                    if method != "GET":
+                    if is_plain(str(route.path_format)):
+                        # FastAPI's own, which is answered as 400
+                        operation["responses"].pop("422", None)
+                    elif method != "GET":
                         # what changes something, or works in a file, needs a place to write to
                         operation["responses"] |= {str(status): each for status, each in problems.DISK_FULL.items()}
                     if is_public(route):

@@ -52,8 +52,11 @@ class Decompressor(Protocol):
 class Gzip:
     """One or several gzip members (RFC 1952, section 2.2)."""
 
+    #: zlib's number for the header that it expects
+    _window_bits = 31
+
     def __init__(self) -> None:
-        self._stream = zlib.decompressobj(31)
+        self._stream = zlib.decompressobj(self._window_bits)
         self._left = b""
         self.is_whole = False
 
@@ -68,14 +71,20 @@ class Gzip:
             try:
                 piece = self._stream.decompress(self._left, PIECE_BYTES)
             except zlib.error as error:
-                raise Malformed("Expected a gzip stream, got bytes that are none.") from error
+                raise Malformed(f"Expected a {type(self).__name__.lower()} stream, got bytes that are none.") from error
             self._left = self._stream.unconsumed_tail
             if self._stream.eof:
                 self._left = self._stream.unused_data
-                self._stream = zlib.decompressobj(31)
+                self._stream = zlib.decompressobj(self._window_bits)
                 self.is_whole = not self._left
             if piece or not self._left:
                 return piece
+
+
+class Deflate(Gzip):
+    """A zlib stream (RFC 1950), which HTTP calls deflate (RFC 9110, section 8.4.1.2)."""
+
+    _window_bits = 15
 
 
 class Zstd:
@@ -111,7 +120,7 @@ class Zstd:
                 return bytes(piece)
 
 
-_ENCODINGS: dict[str, type[Gzip] | type[Zstd]] = {"gzip": Gzip, "x-gzip": Gzip, "zstd": Zstd}
+_ENCODINGS: dict[str, type[Gzip] | type[Zstd]] = {"gzip": Gzip, "x-gzip": Gzip, "deflate": Deflate, "zstd": Zstd}
 
 
 def _decompressor(request: Request) -> Decompressor | None:
@@ -119,7 +128,7 @@ def _decompressor(request: Request) -> Decompressor | None:
     if encoding in ("", "identity"):
         return None
     if encoding not in _ENCODINGS:
-        raise UnsupportedMedia(f"Expected Content-Encoding gzip, zstd or none, got {encoding[:80]!r}.")
+        raise UnsupportedMedia(f"Expected Content-Encoding gzip, deflate, zstd or none, got {encoding[:80]!r}.")
     return _ENCODINGS[encoding]()
 
 

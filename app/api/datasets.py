@@ -138,7 +138,7 @@ async def upload(
     given: Given,
     name: Annotated[str | None, Query(min_length=1, max_length=200, description="A name for people.")] = None,
 ) -> Any:
-    """Send a table as the body, or as the one part `file` of a form; `Content-Encoding: gzip` and `zstd` are read.
+    """Send a table as the body, or as the one part `file` of a form; `Content-Encoding: gzip`, `deflate` and `zstd` are read.
 
     CSV has a header row; JSON one of three forms; NPZ the arrays `x` and `y`. The kind of each column is inferred;
     `PATCH` corrects it. Equal bytes give the data set that is there. A large file is stored and answered 202 with the

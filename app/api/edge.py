@@ -67,7 +67,7 @@ class Edge:
         try:
             refusal = self._refusal(scope["method"], headers)
             if refusal is not None:
-                await problem(403, "forbidden", refusal, request_id)(scope, receive, answer)
+                await problem(403, "forbidden", refusal, request_id, path=scope["path"])(scope, receive, answer)
             else:
                 await self.app(scope, self._timed(receive), answer)
         finally:

@@ -1,4 +1,7 @@
-"""Statuses for facts, and the one shape of an error: RFC 9457 problem+json of at most 4 KB, never an echo."""
+"""Statuses for facts, and the shape of an error: RFC 9457 problem+json of at most 4 KB, never an echo.
+
+On the paths of other servers' protocols it is theirs: `plain_errors`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app import errors
+from app.api.plain_errors import is_plain, nowhere, plain_error
 from app.errors import FAULT_LIMIT, Fault, FitserveError, Invalid, Malformed, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -97,8 +101,19 @@ def problem(
     request_id: str,
     faults: Sequence[Fault] = (),
     headers: dict[str, str] | None = None,
+    *,
+    path: str = "",
 ) -> Response:
-    """Make an error answer; lists fewer faults where it would grow beyond 4 KB."""
+    """Make an error answer; lists fewer faults where it would grow beyond 4 KB.
+
+    Args:
+        path: what was asked, where that is known: it decides the shape.
+    """
+    extra = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
+    extra |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    extra |= headers or {}
+    if is_plain(path):
+        return plain_error(status, detail, extra)
     listed = [
         {"loc": [_short(p) for p in f.loc], "message": f.message[:300], "code": f.code} for f in faults[:FAULT_LIMIT]
     ]
@@ -113,9 +128,7 @@ def problem(
     }
     while len(body := orjson.dumps(document)) > MAX_BYTES and listed:
         listed.pop()
-    extra = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
-    extra |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    return Response(body, status, {**extra, **(headers or {})}, MEDIA_TYPE)
+    return Response(body, status, extra, MEDIA_TYPE)
 
 
 def _short(part: str | int) -> str | int:
@@ -147,31 +160,33 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, FitserveError)
         if isinstance(error, Unavailable):
             logger.error("database unavailable", exc_info=error)
-        return problem(STATUSES[type(error)], error.code, error.message, _id(request), error.faults)
+        return _problem(request, STATUSES[type(error)], error.code, error.message, error.faults)
 
     async def request_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         faults = faults_of(error)
         where = ".".join(str(part) for part in faults[0].loc)
-        return problem(422, "invalid", f"{where}: {faults[0].message}", _id(request), faults)
+        return _problem(request, 422, "invalid", f"{where}: {faults[0].message}", faults)
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = _allowed(request)
-        detail = _DETAILS.get(error.status_code, str(error.detail))
-        return problem(error.status_code, _CODES.get(error.status_code, "invalid"), detail, _id(request), (), headers)
+        status, detail = error.status_code, _DETAILS.get(error.status_code, str(error.detail))
+        if status == 404 and is_plain(request.scope["path"]):
+            status, detail = nowhere(request.method, request.scope["path"])
+        return _problem(request, status, _CODES.get(status, "invalid"), detail, (), headers)
 
     async def slow(request: Request, _error: Exception) -> Response:
-        return problem(408, "timeout", "The request's body did not arrive in time.", _id(request))
+        return _problem(request, 408, "timeout", "The request's body did not arrive in time.")
 
     async def gone(_request: Request, _error: Exception) -> Response:
         return Response(status_code=400)
 
     async def unexpected(request: Request, _error: Exception) -> Response:
         logger.exception("request failed")
-        return problem(500, "internal", "The service failed; its log says why.", _id(request))
+        return _problem(request, 500, "internal", "The service failed; its log says why.")
 
     for kind in STATUSES:
         app.add_exception_handler(kind, fact)
@@ -191,5 +206,13 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted({method for route in at_path for method in route.methods or ()}))
 
 
-def _id(request: Request) -> str:
-    return str(request.scope.get("request_id", ""))
+def _problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    faults: Sequence[Fault] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    request_id = str(request.scope.get("request_id", ""))
+    return problem(status, code, detail, request_id, faults, headers, path=request.scope["path"])

@@ -13,7 +13,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -57,15 +57,15 @@ def _json(body: bytes, inputs: Sequence[str]) -> Rows:
     document = load_json(body, "JSON")
     given = set(document) if isinstance(document, dict) else set()
     if given == {"records"}:
-        return _records(document["records"], "records", inputs)
+        return records_rows(document["records"], "records", inputs)
     if given == {"columns"}:
-        return _columns(document["columns"])
+        return columns_rows(document["columns"], "columns")
     if given == {"x"}:
-        return _matrix(document["x"], inputs)
+        return matrix_rows(document["x"], "x", inputs)
     raise Invalid('Expected an object with one of "records", "columns" and "x".')
 
 
-def load_json(text: bytes, expected: str) -> Any:
+def load_json(text: bytes | str, expected: str) -> Any:
     """Read JSON.
 
     Args:
@@ -83,7 +83,15 @@ def load_json(text: bytes, expected: str) -> Any:
         raise Malformed(f"Expected {expected}: {error}.") from error
 
 
-def _records(records: Any, loc: str, inputs: Sequence[str]) -> Rows:
+def records_rows(records: Any, loc: str, inputs: Sequence[str]) -> Rows:
+    """Read a list of objects.
+
+    Args:
+        loc: what the list is called.
+
+    Raises:
+        Invalid: it is none, or empty.
+    """
     if not isinstance(records, list) or not records:
         raise Invalid.at((loc,), f"Expected {loc} to be a list of at least one object.")
     names: dict[str, None] = {}
@@ -102,27 +110,37 @@ def _records(records: Any, loc: str, inputs: Sequence[str]) -> Rows:
     )
 
 
-def _columns(columns: Any) -> Rows:
+def columns_rows(columns: Any, loc: str) -> Rows:
+    """Read an object of lists of one length; raises `Invalid` where it is none."""
     if not isinstance(columns, dict) or not columns:
-        raise Invalid.at(("columns",), "Expected columns to be an object of lists.")
+        raise Invalid.at((loc,), f"Expected {loc} to be an object of lists.")
     lengths = set()
     for name, cells in columns.items():
         if not isinstance(cells, list):
-            raise Invalid.at(("columns", name), f"Expected column {name[:80]!r} to be a list.")
+            raise Invalid.at((loc, name), f"Expected column {name[:80]!r} to be a list.")
         lengths.add(len(cells))
     if len(lengths) > 1 or lengths == {0}:
-        raise Invalid.at(("columns",), f"Expected columns of one length of at least 1, got {sorted(lengths)[:5]}.")
+        raise Invalid.at((loc,), f"Expected columns of one length of at least 1, got {sorted(lengths)[:5]}.")
     return Rows(dict(zip(clean_names(columns)[0], columns.values(), strict=True)), lengths.pop())
 
 
-def _matrix(rows: Any, inputs: Sequence[str]) -> Rows:
+def matrix_rows(rows: Any, loc: str, inputs: Sequence[str]) -> Rows:
+    """Read a list of rows, each a list of a value for each input; raises `Invalid` where it is none."""
     if not isinstance(rows, list) or not rows:
-        raise Invalid.at(("x",), "Expected x to be a list of at least one row.")
+        raise Invalid.at((loc,), f"Expected {loc} to be a list of at least one row.")
     for i, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(inputs):
             came = len(row) if isinstance(row, list) else "something else"
-            raise Invalid.at(("x", i), f"Expected {len(inputs)} values, one for each input, got {came} in row {i}.")
+            raise Invalid.at((loc, i), f"Expected {len(inputs)} values, one for each input, got {came} in row {i}.")
     return Rows(dict(zip(inputs, zip(*rows, strict=True), strict=True)), len(rows))
+
+
+def refuse_unknown(rows: Rows, known: Collection[str]) -> None:
+    """Raise `Invalid` for a column that a model does not know, where an answer has no place for warnings."""
+    strange = next((name for name in rows.columns if name not in known), None)
+    if strange is not None:
+        names = ", ".join(name[:40] for name in list(known)[:10])
+        raise Invalid.at((strange,), f"Expected columns of the model ({names}), got {strange[:80]!r}.")
 
 
 def _ndjson(body: bytes, inputs: Sequence[str]) -> Rows:
@@ -130,7 +148,7 @@ def _ndjson(body: bytes, inputs: Sequence[str]) -> Rows:
     for number, line in enumerate(body.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if line.strip():
             records.append(load_json(line, f"a JSON object in line {number}"))
-    return _records(records, "rows", inputs)
+    return records_rows(records, "rows", inputs)
 
 
 def sniff(header: str, prefer: str | None = None) -> str:

@@ -281,6 +281,11 @@ def label_key(label: Label) -> str:
     return str(int(label)) if float(label).is_integer() else repr(label)
 
 
+def spell(label: Label) -> str:
+    """Give a label as the text that stands for it where only texts can."""
+    return label if isinstance(label, str) else label_key(label)
+
+
 def match_labels(column: Column, classes: Sequence[Label]) -> tuple[NDArray[np.int32], list[Label]]:
     """Read a target column in the classes of a model.
 

@@ -24,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.api.wire import is_plain
 from tests.service import Service
 
 #: for each operation, right and wrong, with places from nowhere and with those that there are
@@ -84,6 +85,9 @@ def test_every_answer_is_one_that_the_document_tells(fuzzed: Fuzzed) -> None:
     for operation in sorted(operations, key=lambda each: (each.method == "delete", -len(each.path))):
         # a stream of events does not end while its job waits; tests/api/test_jobs.py follows those
         if operation.path.endswith("/events"):
+            continue
+        # one function answers for a model, its versions and its labels there
+        if is_plain(operation.path) and operation.path.count("{") > 1:
             continue
         modes = [schemathesis.GenerationMode.POSITIVE]
         # where nothing is asked for, nothing can be asked for wrongly

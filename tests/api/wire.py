@@ -7,12 +7,14 @@ import json
 import re
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+#: where other servers' protocols live, whose errors have a shape of their own
+PLAIN = ("/v1", "/v2")
 PROBLEM_FIELDS = {"type", "title", "status", "code", "detail", "request_id", "errors"}
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
@@ -25,10 +27,18 @@ class Answer:
     status_code: int
     headers: dict[str, str]
     content: bytes
+    path: str = ""
+
+
+def is_plain(path: str) -> bool:
+    """Tell whether a path belongs to another server's protocol."""
+    return path.startswith(PLAIN) and path[3:4] in ("", "/")
 
 
 def check_problem(answer: httpx.Response | Answer, status: int, code: str | None = None) -> dict[str, Any]:
-    """Assert that an answer is an error of the contract's shape; gives its document."""
+    """Assert that an answer is an error of the contract's shape, or of its protocol's; gives its document."""
+    if is_plain(answer.path if isinstance(answer, Answer) else answer.url.path):
+        return {"detail": check_plain(answer, status), "errors": []}
     assert status == answer.status_code, answer.content[:500]
     assert "application/problem+json" == answer.headers["content-type"]
     assert len(answer.content) <= 4096
@@ -45,6 +55,21 @@ def check_problem(answer: httpx.Response | Answer, status: int, code: str | None
         assert {"loc", "message", "code"} == set(fault)
     assert (status in (429, 503)) == ("retry-after" in answer.headers)
     return document
+
+
+def check_plain(answer: httpx.Response | Answer, status: int) -> str:
+    """Assert that an answer is an error as TensorFlow Serving and the Open Inference Protocol have it; gives its words."""
+    # 422 is none of their statuses
+    assert (400 if status == 422 else status) == answer.status_code, answer.content[:500]
+    assert "application/json" == answer.headers["content-type"]
+    assert len(answer.content) <= 4096
+    document = json.loads(answer.content, parse_constant=_refuse)
+    assert {"error"} == set(document)
+    assert isinstance(document["error"], str)
+    assert document["error"]
+    assert answer.headers["x-request-id"]
+    assert (status in (429, 503)) == ("retry-after" in answer.headers)
+    return document["error"]
 
 
 def _refuse(word: str) -> None:
@@ -76,4 +101,5 @@ def exchange(url: str, request: bytes) -> Answer:
     with connect(url) as connection:
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request)
-        return read_answer(connection)
+        answer = read_answer(connection)
+    return replace(answer, path=request[:200].decode("latin-1").partition(" ")[2].partition(" ")[0])

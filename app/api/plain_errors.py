@@ -1,0 +1,51 @@
+"""Errors as other servers' protocols have them, `{"error": "…"}`, on the paths that are theirs. Knows no route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+from starlette.responses import Response
+
+#: where TensorFlow Serving's REST API and the Open Inference Protocol live
+TENSORFLOW_SERVING, OPEN_INFERENCE = "/v1", "/v2"
+#: these protocols know no other status for what is wrong in a request
+_STATUSES = {422: 400}
+_CHARACTERS = 500
+
+
+class PlainError(BaseModel):
+    """What went wrong, in words."""
+
+    error: str
+
+
+def is_plain(path: str) -> bool:
+    """Tell whether a path belongs to one of these protocols."""
+    return f"{path}/".startswith((f"{TENSORFLOW_SERVING}/", f"{OPEN_INFERENCE}/"))
+
+
+def plain_error(status: int, detail: str, headers: Mapping[str, str]) -> Response:
+    """Make an error answer, of at most 4 KB: as JSON a character takes up to six bytes."""
+    body = orjson.dumps({"error": detail[:_CHARACTERS]})
+    return Response(body, _STATUSES.get(status, status), headers, "application/json")
+
+
+def nowhere(method: str, path: str) -> tuple[int, str]:
+    """Give the status and the words for a path that leads nowhere; TensorFlow Serving's are its own."""
+    if f"{path}/".startswith(f"{TENSORFLOW_SERVING}/"):
+        return 400, f"Malformed request: {method} {path[:200]}"
+    return 404, "There is no such path."
+
+
+def documented_plainly(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe a route's errors for its OpenAPI page; every one may answer 401, 403 and 503."""
+    return _told({*statuses, 401, 403, 503})
+
+
+def _told(statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{PlainError.__name__}"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}

@@ -1,0 +1,60 @@
+"""A prediction for another server's protocol: body, version, rows, network, answer, all counted. Knows no protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastapi import Request
+
+from app.api.bodies import read_body
+from app.api.refs import named
+from app.inference import Loaded, Prediction
+from app.learning.rows import Rows, refuse_unknown
+from app.statistics import Stopwatch
+from app.wiring import Services
+
+Answer = TypeVar("Answer")
+#: reads a body, predicts by `compute`, and writes the answer
+Work = Callable[["Turn", bytes], Answer]
+
+
+class Turn:
+    """One request that is being answered by a version."""
+
+    def __init__(self, given: Services, loaded: Loaded, watch: Stopwatch) -> None:
+        self.loaded = loaded
+        self._given, self._watch = given, watch
+        self.columns = [each.name for each in loaded.artifact.encoder.inputs]
+
+    def compute(self, rows: Rows) -> Prediction:
+        """Predict rows whose columns the model knows: these protocols have no place for warnings.
+
+        Raises:
+            Invalid: there is another column; or as `Inference.predict`.
+        """
+        refuse_unknown(rows, (*self.columns, self.loaded.target))
+        self._watch.end("input")
+        found = self._given.inference.predict(self.loaded, rows)
+        self._watch.rows = rows.count
+        self._watch.end("infer")
+        return found
+
+
+async def answer(request: Request, given: Services, work: Work[Answer]) -> Answer:
+    """Read a request's body, and answer it in a thread by the version that its path names.
+
+    Raises:
+        whatever `read_body`, `Inference.get` and `work` do.
+    """
+    body = await read_body(request, given.settings.max_predict_bytes)
+    watch = Stopwatch()
+
+    def run() -> Answer:
+        loaded = given.inference.get(named(request))
+        watch.end("queue")
+        with given.statistics.measured(loaded.version.key, watch):
+            return work(Turn(given, loaded, watch), body)
+
+    return await asyncio.to_thread(run)
