@@ -84,6 +84,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "sqlalchemy": (*ROOMS, "engine", "storage", "backup"),
     "alembic": ("storage.migrate", "storage.migrations"),
     "obstore": ("storage.blobs",),
+    "simdjson": ("learning.matrices",),
     "dbos": ("engine", "worker", "storage.migrate"),
     "httpx": ("client",),
     "typer": ("cli", "commands"),
