@@ -85,5 +85,5 @@ def make_done(
 ) -> dict[str, Any]:
     """Make what a training child says at its end."""
     spec = {"promote": promote, "optimize": optimize}
-    document = {"spec": spec, "metrics": {"train": {}, "validation": validation}, "weights_sha256": ""}
+    document = {"spec": spec, "metrics": {"train": {}, "validation": validation}, "weights_sha256": "", "parameters": 9}
     return {"document": document, "sha256": "", "metrics": {}}
