@@ -151,7 +151,13 @@ class Inference:
         known = self._known.get(ref)
         if known is None or known.stamp != self._registry.stamp():
             return None
-        return self._find(known.version)
+        key = known.version.key
+        try:
+            # each of the two is one step to other threads: no lock is waited for on the event loop
+            self._loaded.move_to_end(key)
+            return self._loaded[key]
+        except KeyError:
+            return None
 
     def last_known(self, ref: Ref) -> Loaded | None:
         """Give the version that a reference last meant where it is in memory, else None."""

@@ -65,7 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "training",
         "wiring",
     },
-    "serve": {"api", "config", "errors", "lifeline", "retention", "storage", "wiring"},
+    "protocol": {"api"},
+    "serve": {"api", "config", "errors", "lifeline", "protocol", "retention", "storage", "wiring"},
     "cli": {"backup", "commands", "config", "errors", "lifeline", "logs", "serve", "storage", "wiring", "worker"},
     "__main__": {"cli"},
 }
@@ -76,7 +77,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "tensorflow": ("learning.keras_network", "learning.loop"),
     "fastapi": ("api",),
     "starlette": ("api",),
-    "uvicorn": ("serve",),
+    "uvicorn": ("protocol", "serve"),
     "polars": ("learning.columns", "learning.formats", "learning.frames"),
     "onnxruntime": ("learning.network",),
     "onnx": ("learning.network",),

@@ -63,12 +63,22 @@ class MatrixReader:
 def _flat(rows: simdjson.Array, body: bytes, columns: int) -> NDArray[np.float64] | None:
     count = len(rows)
     # the buffer flattens whatever is nested: there must be one list of rows, and no list inside of a row
-    if not count or body.count(b"[") != count + 1:
+    if not count or not _opens(body, count + 1):
         return None
     numbers = np.frombuffer(rows.as_buffer(of_type="d"), np.float64)
     if len(numbers) != count * columns or (count > 1 and any(len(row) != columns for row in rows)):  # type: ignore[arg-type]
         return None
     return numbers.reshape(count, columns)
+
+
+def _opens(body: bytes, lists: int) -> bool:
+    """Tell whether so many lists begin in a body; `bytes.count` looks at each byte, `find` at many at once."""
+    at = -1
+    for _ in range(lists):
+        at = body.find(b"[", at + 1)
+        if at < 0:
+            return False
+    return body.find(b"[", at + 1) < 0
 
 
 def _float32(body: bytes, columns: int) -> NDArray[np.float32] | None:
