@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning.matrices import Matrix
-from app.learning.quick import Encoded, QuickMatrix, RowWarning
+from app.learning.quick import CALL_CELLS, Encoded, QuickMatrix, RowWarning
 
 logger = logging.getLogger(__name__)
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-#: rows that one call computes at most, but for those of the last request that it takes
-CALL_ROWS = 2048
 #: multiplications up to which the event loop waits for the network: about a millisecond
 LOOP_MULTIPLICATIONS = 10_000_000
 
@@ -95,33 +93,35 @@ class Turns:
         self._next()
 
     def _take(self) -> list[_Waiting]:
-        rows = 0
-        for i, each in enumerate(self._waiting):
-            if rows >= CALL_ROWS:
-                taken, self._waiting = self._waiting[:i], self._waiting[i:]
-                return taken
-            rows += len(each.rows.x) if isinstance(each.rows, Encoded) else len(each.rows)
-        taken, self._waiting = self._waiting, []
+        cells = count = 0
+        while count < len(self._waiting) and cells < CALL_CELLS:
+            cells += self._waiting[count].rows.size
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
     def _gather(self, taken: Sequence[_Waiting]) -> tuple[NDArray[np.float32], list[_Asked]]:
         """Encode what is not encoded yet, and put all rows into one array; whoever has a fault is told so."""
         parts: list[NDArray[np.float32]] = []
         asked: list[_Asked] = []
-        raw = [each for each in taken if not isinstance(each.rows, Encoded)]
-        if raw:
+        matrices: list[Matrix] = []
+        answers: list[asyncio.Future[Answered | None]] = []
+        for rows, answer in taken:
+            if isinstance(rows, Encoded):
+                parts.append(rows.x)
+                asked.append(_Asked(len(rows.x), rows.warnings, answer))
+            else:
+                matrices.append(rows)
+                answers.append(answer)
+        if matrices:
             assert self._matrix is not None, "only a version whose inputs are numbers is asked about a matrix"
-            x, found = self._matrix.encode([each.rows for each in raw])  # type: ignore[misc]
+            x, found = self._matrix.encode(matrices)
             parts.append(x)
-            for each, warnings in zip(raw, found, strict=True):
-                if warnings is None:
-                    _forsake([each])
-                else:
-                    asked.append(_Asked(len(each.rows), warnings, each.answer))  # type: ignore[arg-type]
-        for each in taken:
-            if isinstance(each.rows, Encoded):
-                parts.append(each.rows.x)
-                asked.append(_Asked(len(each.rows.x), each.rows.warnings, each.answer))
+            for matrix, warnings, answer in zip(matrices, found, answers, strict=True):
+                if warnings is not None:
+                    asked.append(_Asked(len(matrix), warnings, answer))
+                elif not answer.done():
+                    answer.set_result(None)
         return parts[0] if len(parts) == 1 else np.concatenate(parts), asked
 
     def _end(self, asked: Sequence[_Asked], call: asyncio.Future[NDArray[np.float32]]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from app.learning.rows import npy_header
+from app.learning.rows import NO_HEADER, npy_header
 
 Matrix = NDArray[np.float64] | NDArray[np.float32]
 #: magic, version and length of a header in NPY's first format
@@ -103,7 +103,7 @@ def _npy_rows(head: bytes, columns: int) -> tuple[np.dtype[Any] | None, int]:
     """Read a header, which costs more than the numbers of one row; callers send the same one again and again."""
     try:
         shape, is_fortran, dtype = npy_header(io.BytesIO(head))
-    except Exception:  # noqa: BLE001 - whatever NumPy does where there is no header: `rows.decode` says it
+    except NO_HEADER:
         return None, 0
     is_plain = dtype in (np.dtype("<f4"), np.dtype("<f8")) and len(shape) == 2 and not is_fortran
     return (dtype, shape[0]) if is_plain and shape[1] == columns else (None, 0)

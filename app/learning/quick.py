@@ -18,6 +18,9 @@ from app.learning.encoder import UNSEEN, Encoder, Input, NoteCode, reader
 from app.learning.matrices import Matrix
 from app.learning.rows import Rows
 
+#: numbers that are best encoded at once, and that a call begins no further request beyond: larger arrays of float64 come
+#: from the system with every use, and cost five times as much
+CALL_CELLS = 48 * 1024
 #: cells up to which Python's own arithmetic is quicker than NumPy's calls, a dozen for each column
 FEW_CELLS = 2048
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -37,6 +40,11 @@ class Encoded:
 
     x: NDArray[np.float32]
     warnings: Sequence[RowWarning] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of features of all rows."""
+        return self.x.size
 
 
 class QuickMatrix:

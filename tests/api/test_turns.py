@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.api.turns import CALL_ROWS, LOOP_MULTIPLICATIONS, Answered, Turns
+from app.api.turns import LOOP_MULTIPLICATIONS, Answered, Turns
 from app.learning.encoder import Encoder, Input
 from app.learning.network import OnnxRuntime
-from app.learning.quick import Encoded, QuickMatrix
+from app.learning.quick import CALL_CELLS, Encoded, QuickMatrix
 from tests.records import artifact_of
 
 ENCODER = Encoder(tuple(Input(name, "numeric", "impute", marks_missing=False, low=-9, high=9) for name in "abcd"))
@@ -134,16 +134,16 @@ def test_what_comes_while_a_call_is_computed_beside_the_loop_waits_for_the_next(
     assert [1, 4] == network.calls
 
 
-def test_a_call_takes_so_many_rows_and_leaves_the_others_to_the_next() -> None:
-    network = Network()
+def test_a_call_takes_so_many_numbers_and_leaves_the_others_to_the_next() -> None:
+    network, half = Network(), CALL_CELLS // 4 // 2
 
     async def run() -> None:
         of = turns(network)
-        await asyncio.gather(*(of.ask(rows(seed, CALL_ROWS // 2)) for seed in range(5)))
+        await asyncio.gather(*(of.ask(rows(seed, half)) for seed in range(5)))
 
     asyncio.run(run())
 
-    assert [CALL_ROWS, CALL_ROWS, CALL_ROWS // 2] == network.calls
+    assert [2 * half, 2 * half, half] == network.calls
 
 
 def test_a_request_that_nobody_waits_for_any_more_is_passed_over() -> None:
