@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import re
@@ -10,6 +11,10 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+KEPT_BYTES = 16 * 1024**2
+# malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def machine_bytes() -> int:
@@ -20,6 +25,18 @@ def machine_bytes() -> int:
         with suppress(OSError, ValueError):
             found.append(int(Path("/sys/fs/cgroup", limit).read_text()))
     return min(found)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to `KEPT_BYTES` that it freed, where the C library is glibc.
+
+    By default glibc gives the system back what is freed at the end of its memory, 128 KB of it, and a body of 200 KB
+    is then made of new pages each time: a third of what it costs to read one.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def processor() -> str:

@@ -22,6 +22,7 @@ from app.api.app import create_app
 from app.config import Settings
 from app.errors import StorageFull, Unavailable
 from app.lifeline import hold
+from app.machine import keep_freed_memory
 from app.protocol import Protocol
 from app.wiring import Services, make_data_dir, open_services
 
@@ -47,6 +48,7 @@ def serve(settings: Settings) -> None:
     services = open_services(settings)
     services.sweep()
     _give_key(services)
+    keep_freed_memory()
     server = _Server(services, listener)
     server.run(sockets=[listener])
     services.close()

@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "wiring",
     },
     "protocol": {"api"},
-    "serve": {"api", "config", "errors", "lifeline", "protocol", "retention", "storage", "wiring"},
+    "serve": {"api", "config", "errors", "lifeline", "machine", "protocol", "retention", "storage", "wiring"},
     "cli": {"backup", "commands", "config", "errors", "lifeline", "logs", "serve", "storage", "wiring", "worker"},
     "__main__": {"cli"},
 }

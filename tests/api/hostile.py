@@ -22,7 +22,7 @@ MODELS: dict[str, tuple[tuple[Input, ...], list[list[Any]]]] = {
     "strict": (
         (
             Input("a", "numeric", "error", marks_missing=False, low=-1.0, high=1e200),
-            Input("b", "numeric", "error", marks_missing=False, scale=1e-300, low=0.0, high=1.0),
+            Input("b", "numeric", "error", marks_missing=False, scale=1e-37, low=0.0, high=1.0),
         ),
         [[1.0, 0.0]],
     ),

@@ -99,7 +99,7 @@ def both(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[Both]:
 def test_any_body_has_the_same_answer_by_both_ways(both: Both, model: str) -> None:
     statuses: dict[int, int] = {}
 
-    @settings(max_examples=900, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.one_of(json_bodies(model), hostile_bodies(model)), st.none() | st.integers(0, 40))
     def check(body: bytes, cut: int | None) -> None:
         answer = both.ask(model, body, cut=cut)
@@ -110,7 +110,7 @@ def test_any_body_has_the_same_answer_by_both_ways(both: Both, model: str) -> No
     # the bodies tell something only where many of them can be read, by the short way, and many cannot
     assert {200, 400, 422} == set(statuses)
     assert statuses[200] / 2 < both.answered() <= statuses[200]
-    assert min(statuses.values()) > 30
+    assert min(statuses.values()) > 10
 
 
 @pytest.mark.parametrize("model", ["numbers", "strict", "mixed", "one"])
