@@ -153,7 +153,7 @@ class _AccessLog:
 _LINE = f'{{"request_id":"%s","level":"info","logger":"{access.name}","method":"%s","path":%s,"status":%d,"elapsed_ms":%.2f,'
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _json(path: str) -> str:
     return orjson.dumps(path).decode()
 

@@ -7,6 +7,7 @@ there first: that decides, and words what is wrong.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections import deque
@@ -25,9 +26,16 @@ from app.learning.spec import REF_PATTERN
 from app.registry import Ref
 from app.wiring import Services
 
+logger = logging.getLogger(__name__)
+
 PREFIX, SUFFIX = "/api/v1/models/", "/predict"
 #: media types, as they come, and how such a body is read
-FORMS = {b"application/json": "json", b"application/octet-stream": "float32", b"application/x-npy": "npy"}
+FORMS = {
+    b"application/json": "json",
+    b"application/json; charset=utf-8": "json",
+    b"application/octet-stream": "float32",
+    b"application/x-npy": "npy",
+}
 #: what a prediction waits for the database to say what a reference means now; then what it last meant stands
 PATIENCE_SECONDS = 0.25
 _ACCEPTED = frozenset({b"*/*", b"application/json"})
@@ -86,7 +94,8 @@ class Hot:
         return ref, form
 
     def _is_short(self, length: bytes) -> bool:
-        return length.isdigit() and int(length) <= self._given.settings.max_predict_bytes
+        # Python refuses to read thousands of digits
+        return length.isdigit() and len(length) < 20 and int(length) <= self._given.settings.max_predict_bytes
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
         if not self._given.settings.needs_key:
@@ -100,20 +109,32 @@ class Hot:
         if body is None:
             return None
         inference = self._given.inference
-        loaded = inference.known(ref) or await self._ask(ref)
-        if loaded is None:
+        try:
+            loaded = inference.known(ref) or await self._ask(ref)
+            if loaded is None:
+                return None
+            served = self._served.get(loaded)
+            if served is None:
+                served = self._served[loaded] = Served(loaded, inference.most_rows(loaded))
+            answer = await served.answer(form, body, self._reader)
+        except Exception:
+            # what is wrong here need not be wrong there
+            logger.exception("the short way failed")
             return None
-        served = self._served.get(loaded)
-        if served is None:
-            served = self._served[loaded] = Served(loaded, inference.most_rows(loaded))
-        answer = await served.answer(form, body, self._reader)
         return None if answer is None else (answer, served.headers(answer))
 
     async def _ask(self, ref: Ref) -> Loaded | None:
         """Ask the database, once for all who wait; None where the route has to say what is wrong."""
-        if ref not in self._asking:
-            self._asking[ref] = asyncio.create_task(self._load(ref))
-        task = self._asking[ref]
+        begun = self._asking.get(ref)
+        if begun is not None:
+            await asyncio.wait([begun], timeout=PATIENCE_SECONDS)
+            # it may have looked before the commit that this request comes after
+            loaded = self._given.inference.known(ref)
+            if loaded is not None:
+                return loaded
+        task = self._asking.get(ref)
+        if task is None:
+            task = self._asking[ref] = asyncio.create_task(self._load(ref))
         await asyncio.wait([task], timeout=PATIENCE_SECONDS)
         return task.result() if task.done() else self._given.inference.last_known(ref)
 
