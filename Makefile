@@ -18,7 +18,7 @@ UV_COMPILE = $(UV) pyproject.toml --group build
 # clients that pin what the service uses, in other versions
 CLIENTS := kserve mlserver
 
-.PHONY: help setup serve demo test test-backends test-backend clients test-clients test-crash test-fuzz test-resume test-large lint format bench lock clean
+.PHONY: help setup serve demo test test-backends test-backend clients test-clients test-crash test-fuzz test-resume test-large test-swaps lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -77,6 +77,9 @@ test-resume: $(VENV)/.installed-test  ## Kill training processes CYCLES times (5
 
 test-large: $(VENV)/.installed-test  ## Train on a CSV of BYTES (5 GiB) in a fifth of its memory, and show what was held
 	LARGE_BYTES=$(or $(BYTES),5368709120) $(BIN)/python -m pytest -s --timeout=0 tests/test_larger_than_memory.py $(ARGS)
+
+test-swaps: $(VENV)/.installed-test  ## Promote versions TIMES times (1000) while others predict
+	SWAPS=$(or $(TIMES),1000) $(BIN)/python -m pytest --timeout=0 tests/test_swaps.py $(ARGS)
 
 lint: $(VENV)/.installed-test  ## Check style and types
 	$(BIN)/ruff check .

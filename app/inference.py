@@ -35,7 +35,7 @@ MAX_SLICES = 100
 SLICE_ROWS = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """A version in memory, verified on its golden rows."""
 
@@ -48,6 +48,14 @@ class Loaded:
     def target(self) -> str:
         """The column that the model predicts."""
         return str(self.artifact.training["spec"]["target"])
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The version that a reference meant when the database had this stamp; None where it was just changing."""
+
+    version: Version
+    stamp: object
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Inference:
         self._max_cells = max_cells
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
-        self._known: dict[Ref, Version] = {}
+        self._known: dict[Ref, _Known] = {}
         self._broken: set[str] = set()
         # one load at a time; what is loaded is looked up meanwhile
         self._loading = threading.Lock()
@@ -122,28 +130,54 @@ class Inference:
     def get(self, ref: Ref) -> Loaded:
         """Give the version that a reference means now, loaded.
 
-        Where the database cannot be asked, what it last said stands.
+        The database is asked only where it has changed since it was last asked; where it cannot be, what it last said
+        stands.
 
         Raises:
             NotFound: there is none.
             Corrupt: its files are not the published ones, or do not give their golden predictions.
         """
-        try:
-            version = self._registry.resolve(ref)
-        except Unavailable:
-            with self._keeping:
-                if ref not in self._known:
-                    raise
-                version = self._known[ref]
-        else:
-            with self._keeping:
-                self._known[ref] = version
+        stamp = self._registry.stamp()
+        known = self._known.get(ref)
+        version = known.version if known is not None and known.stamp == stamp else self._resolve(ref, stamp)
         try:
             return self._find(version) or self._load(version)
         except Corrupt as error:
             # one that was deleted meanwhile is not found; one that is there is broken
             self._registry.get_version(version.model, version.version)
             raise Corrupt(f"{version.model}@{version.version}: {error.message}") from error
+
+    def known(self, ref: Ref) -> Loaded | None:
+        """Give the version that a reference means now where memory alone can tell, else None; quick, and asks nobody."""
+        known = self._known.get(ref)
+        if known is None or known.stamp != self._registry.stamp():
+            return None
+        key = known.version.key
+        try:
+            # each of the two is one step to other threads: no lock is waited for on the event loop
+            self._loaded.move_to_end(key)
+            return self._loaded[key]
+        except KeyError:
+            return None
+
+    def last_known(self, ref: Ref) -> Loaded | None:
+        """Give the version that a reference last meant where it is in memory, else None."""
+        known = self._known.get(ref)
+        return None if known is None else self._find(known.version)
+
+    def _resolve(self, ref: Ref, stamp: object) -> Version:
+        try:
+            version = self._registry.resolve(ref)
+        except Unavailable:
+            known = self._known.get(ref)
+            if known is None:
+                raise
+            return known.version
+        # what was read while somebody wrote is asked for again
+        is_settled = self._registry.stamp() == stamp
+        with self._keeping:
+            self._known[ref] = _Known(version, stamp if is_settled else None)
+        return version
 
     def is_broken(self, version: Version) -> bool:
         """Tell whether a version could not be loaded when it was last tried."""
@@ -156,7 +190,11 @@ class Inference:
             self._broken -= gone
             for key in gone:
                 self._loaded.pop(key, None)
-            self._known = {ref: version for ref, version in self._known.items() if version.key not in gone}
+            self._known = {ref: known for ref, known in self._known.items() if known.version.key not in gone}
+
+    def most_rows(self, loaded: Loaded) -> int:
+        """Give how many rows one prediction may have."""
+        return self._max_cells // max(loaded.artifact.encoder.width, len(loaded.artifact.classes))
 
     def unload(self, model: str) -> None:
         """Free a model's versions; requests that hold them end first, and the next one loads what it needs."""
@@ -175,7 +213,7 @@ class Inference:
             TooLarge: so many rows of so many features or classes that they are better sent in parts.
         """
         encoder = loaded.artifact.encoder
-        most = self._max_cells // max(encoder.width, len(loaded.artifact.classes))
+        most = self.most_rows(loaded)
         if rows.count > most:
             raise TooLarge(f"Expected at most {most} rows for this model in one request, got {rows.count}.")
         notes, faults = Notes(), Faults()

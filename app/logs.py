@@ -32,11 +32,15 @@ def configure(level: str) -> None:
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"json": formatter},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+            "formatters": {"json": formatter, "line": {"format": "%(message)s"}},
+            "handlers": {
+                "stderr": {"class": "logging.StreamHandler", "formatter": "json"},
+                "lines": {"class": "logging.StreamHandler", "formatter": "line"},
+            },
             "root": {"handlers": ["stderr"], "level": level.upper()},
             "loggers": {
-                # a line for each request is ours, with its id
+                # a line for each request is ours, with its id; it comes as JSON
+                "fitserve.access": {"handlers": ["lines"], "propagate": False},
                 "uvicorn.access": {"level": "CRITICAL"},
                 "uvicorn.error": {"level": "WARNING"},
                 "alembic": {"level": "WARNING"},

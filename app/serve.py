@@ -7,30 +7,27 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import secrets
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app import retention
 from app.api.app import create_app
-from app.api.problems import problem
 from app.config import Settings
 from app.errors import StorageFull, Unavailable
 from app.lifeline import hold
+from app.machine import keep_freed_memory
+from app.protocol import Protocol
 from app.wiring import Services, make_data_dir, open_services
 
 logger = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 16 * 1024
 KEEP_ALIVE_SECONDS = 30
 MAX_CONNECTIONS = 1000
 #: a worker that dies is started again after this, doubled each time up to the last
@@ -51,6 +48,7 @@ def serve(settings: Settings) -> None:
     services = open_services(settings)
     services.sweep()
     _give_key(services)
+    keep_freed_memory()
     server = _Server(services, listener)
     server.run(sockets=[listener])
     services.close()
@@ -101,7 +99,7 @@ class _Server(uvicorn.Server):
         self._services = services
         self._worker: asyncio.subprocess.Process | None = None
         settings = services.settings
-        protocol = type("Protocol", (_Protocol,), {"head_seconds": settings.header_seconds})
+        protocol = type("Protocol", (Protocol,), {"head_seconds": settings.header_seconds})
         config = uvicorn.Config(
             create_app(services, self._lifespan),
             http=protocol,
@@ -201,83 +199,3 @@ def environment(settings: Settings) -> dict[str, str]:
     """Give this process's environment with every setting in it, for a child process."""
     given = {f"FITSERVE_{name.upper()}": value for name, value in settings.model_dump().items()}
     return {**os.environ, **{name: str(value) for name, value in given.items() if value is not None}}
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with a cap on the request's head, and a time by which it must be there."""
-
-    head_seconds: float = 10.0
-    _clock: asyncio.TimerHandle
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock."""
-        super().connection_made(transport)
-        self._start_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
-        self._clock.cancel()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head, and refuse a large one."""
-        super().data_received(data)
-        if self._in_head:
-            self._received_bytes += len(data)
-        if self._is_too_large and self.transport is not None and not self.transport.is_closing():
-            self.send_400_response("too large")
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, or too much of it; uvicorn's own answer is plain text."""
-        if self._is_too_large:
-            self._refuse(431, "too_large", f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more.")
-        else:
-            self._refuse(400, "malformed", f"Expected HTTP/1.1: {msg}")
-
-    def on_message_begin(self) -> None:
-        """Start the clock for the next request's head."""
-        super().on_message_begin()
-        self._clock.cancel()
-        self._start_head()
-
-    def on_url(self, url: bytes) -> None:
-        """Count the address's bytes."""
-        self._parsed_bytes += len(url)
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header's bytes."""
-        self._parsed_bytes += len(name) + len(value)
-        if not self._is_too_large:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Stop the clock; a head that is too large meets no route."""
-        self._clock.cancel()
-        self._in_head = False
-        if not self._is_too_large:
-            super().on_headers_complete()
-
-    @property
-    def _is_too_large(self) -> bool:
-        # a head is counted as it arrives, and as it is parsed: one in a single piece with its body shows in the second
-        return max(self._received_bytes, self._parsed_bytes) > MAX_HEAD_BYTES
-
-    def _start_head(self) -> None:
-        self._received_bytes, self._parsed_bytes, self._in_head = 0, 0, True
-        self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
-
-    def _refuse(self, status: int, code: str, detail: str) -> None:
-        request_id = secrets.token_hex(8)
-        headers = {"Connection": "close", "X-Request-ID": request_id}
-        # empty where no address was read yet
-        path = self.url.partition(b"?")[0].decode("latin-1")
-        answer = problem(status, code, detail, request_id, headers=headers, path=path)
-        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
-        head += [name + b": " + value for name, value in answer.raw_headers]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
-        self.transport.close()
-
-    def _too_slow(self) -> None:
-        if self.transport is not None:
-            self.transport.close()

@@ -32,18 +32,23 @@ def submit(rooms: Rooms, model: str = "m", key: str | None = None, body: str = "
 
 def make_artifact(seed: int = 0, units: int = 4) -> Artifact:
     """Make a network of random weights on one number and one category, with golden rows that it reproduces."""
-    rng = np.random.default_rng(seed)
     encoder = Encoder(
         (
             Input("a", "numeric", "impute", marks_missing=False, low=-5.0, high=5.0),
             Input("b", "categorical", "impute", marks_missing=False, categories=("x", "z")),
         )
     )
+    records: list[dict[str, Any]] = [{"a": 1.0, "b": "x"}, {"a": -2.5, "b": "unseen"}, {"a": None, "b": None}]
+    return artifact_of(encoder, records, seed, units)
+
+
+def artifact_of(encoder: Encoder, records: list[dict[str, Any]], seed: int = 0, units: int = 4) -> Artifact:
+    """Make a network of random weights behind an encoder; it reproduces its predictions for these records."""
+    rng = np.random.default_rng(seed)
     architecture = Architecture(encoder.width, (Dense(units, "relu"), Dense(2, "softmax")))
     shapes = architecture.shapes()
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    records: list[dict[str, Any]] = [{"a": 1.0, "b": "x"}, {"a": -2.5, "b": "unseen"}, {"a": None, "b": None}]
-    columns = {name: [record[name] for record in records] for name in ("a", "b")}
+    columns = {each.name: [record[each.name] for record in records] for each in encoder.inputs}
     x = encoder.encode(records_cells(encoder, columns, len(records)))
     return Artifact(
         architecture=architecture,
@@ -83,5 +88,5 @@ def make_done(
 ) -> dict[str, Any]:
     """Make what a training child says at its end."""
     spec = {"promote": promote, "optimize": optimize}
-    document = {"spec": spec, "metrics": {"train": {}, "validation": validation}, "weights_sha256": ""}
+    document = {"spec": spec, "metrics": {"train": {}, "validation": validation}, "weights_sha256": "", "parameters": 9}
     return {"document": document, "sha256": "", "metrics": {}}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.config import Settings
 from app.errors import Corrupt, Invalid, NotFound, TooLarge, Unavailable
 from app.inference import GOLDEN_TOLERANCE, Inference, shown_notes
 from app.learning.artifact import FILES, MANIFEST, Artifact
@@ -20,7 +21,8 @@ from app.learning.notes import MAX_WARNINGS
 from app.learning.rows import Rows
 from app.registry import Ref
 from app.training import Rooms
-from tests.records import make_artifact, train
+from app.wiring import open_rooms
+from tests.records import add_dataset, make_artifact, train
 
 GIB = 1024**3
 COLUMNS: dict[str, list[Any]] = {"a": [0.5, -1.0], "b": ["x", "z"]}
@@ -226,6 +228,39 @@ def test_a_moved_default_is_followed_at_once(rooms: Rooms) -> None:
 
     assert (1, 2) == (first.version.version, second.version.version)
     assert first is get(inference)
+
+
+def test_memory_alone_tells_what_a_reference_means_until_somebody_writes(rooms: Rooms, tmp_path: Path) -> None:
+    train(rooms)
+    inference, ref = serve(rooms), Ref.parse("m")
+    assert inference.known(ref) is None
+
+    loaded = get(inference)
+    assert loaded is inference.known(ref)
+    assert inference.known(Ref.parse("m@1")) is None
+
+    # any commit of any process: another one's is seen in the file
+    other, engine = open_rooms(Settings(data_dir=tmp_path / "data"))
+    add_dataset(other, b"a,y\n2,x\n")
+    assert inference.known(ref) is None
+    assert loaded is inference.last_known(ref) is get(inference) is inference.known(ref)
+    other.registry.set_alias("m", "other", 1)
+    assert inference.known(ref) is None
+    engine.close()
+    other.database.close()
+
+
+def test_what_was_put_out_of_memory_or_deleted_is_known_no_more(rooms: Rooms) -> None:
+    train(rooms, "a")
+    train(rooms, "b")
+    inference = serve(rooms, max_bytes=1)
+
+    get(inference, "a")
+    get(inference, "b")
+    assert inference.known(Ref.parse("a")) is inference.last_known(Ref.parse("a")) is None
+
+    inference.forget(rooms.registry.delete("b"))
+    assert inference.known(Ref.parse("b")) is inference.last_known(Ref.parse("b")) is None
 
 
 def test_what_is_known_is_served_on_while_the_database_is_away(rooms: Rooms) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
@@ -78,6 +79,11 @@ async def authorize(
         require(request, scope)
 
 
+def allows(scopes: Collection[Scope], scope: Literal["any"] | Scope) -> bool:
+    """Tell whether a key with these scopes may do what asks for one."""
+    return scope == "any" or scope in scopes or "admin" in scopes
+
+
 def require(request: Request, scope: Scope) -> None:
     """Let a request go on whose key has a scope, or that needed none.
 
@@ -85,5 +91,5 @@ def require(request: Request, scope: Scope) -> None:
         Forbidden: the key has not the scope.
     """
     scopes: tuple[Scope, ...] | None = getattr(request.state, "scopes", None)
-    if scopes is not None and scope not in scopes and "admin" not in scopes:
+    if scopes is not None and not allows(scopes, scope):
         raise Forbidden(f"Expected a key with the scope {scope}; this one has {', '.join(scopes) or 'none'}.")

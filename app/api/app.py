@@ -27,8 +27,10 @@ from app.api import (
 )
 from app.api.access import PUBLIC, authorize, is_public, needed
 from app.api.edge import LOOPBACK_HOSTS, Edge
+from app.api.hot import PREFIX, SUFFIX, Hot
 from app.api.plain_errors import PlainError, is_plain
 from app.api.schemas import AliasIn, DatasetOut, DatasetPatch, JobOut, KeyIn, ModelOut, PredictionOut
+from app.api.tally import Tally
 from app.learning.spec import TrainSpec
 from app.wiring import Services
 
@@ -52,12 +54,13 @@ def create_app(given: Services, lifespan: Lifespan | None = None) -> ASGIApp:
     Args:
         lifespan: what runs beside it while it serves.
     """
+    tally = Tally("POST", f"{PREFIX}{{ref}}{SUFFIX}")
     telemetry: Any = {
         "tracing": False,
         "logs": False,
         "operation_spans": False,
         "auto_configure": False,
-        "meter_provider": ops.open_meter(given),
+        "meter_provider": ops.open_meter(given, tally),
     }
     app = FastAPI(
         title="fitserve",
@@ -85,7 +88,7 @@ def create_app(given: Services, lifespan: Lifespan | None = None) -> ASGIApp:
     async def openapi() -> dict[str, Any]:
         return document()
 
-    return Edge(app, _hosts(given), given.settings.body_seconds)
+    return Edge(Hot(app, given, tally), _hosts(given), given.settings.body_seconds)
 
 
 def _hosts(given: Services) -> frozenset[str] | None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import secrets
 import time
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Generator, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
 
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from app.api.problems import problem
 
+#: its messages are whole lines
 access = logging.getLogger("fitserve.access")
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,64}")
@@ -40,6 +46,7 @@ class Edge:
         self.app = app
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._body_seconds = body_seconds
+        self._log = _AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request through, or refuse it."""
@@ -47,8 +54,8 @@ class Edge:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
+        given = headers.get(b"x-request-id")
+        request_id = given.decode() if given and _SANE_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
         scope["request_id"] = request_id
         # in every line that is logged on the request's behalf
         bind_contextvars(request_id=request_id)
@@ -58,10 +65,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {
-                    **message,
-                    "headers": [*message["headers"], *_HEADERS, (b"x-request-id", request_id.encode())],
-                }
+                message["headers"] = [*message["headers"], *_HEADERS, (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
@@ -69,15 +73,9 @@ class Edge:
             if refusal is not None:
                 await problem(403, "forbidden", refusal, request_id, path=scope["path"])(scope, receive, answer)
             else:
-                await self.app(scope, self._timed(receive), answer)
+                await self.app(scope, _Timed(receive, self._body_seconds).receive, answer)
         finally:
-            fields = {
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status,
-                "elapsed_ms": round((time.perf_counter() - began) * 1000, 2),
-            }
-            access.info("request", extra=fields)
+            self._log.add(request_id, scope["method"], scope["path"], status, time.perf_counter() - began)
 
     def _refusal(self, method: str, headers: Mapping[bytes, bytes]) -> str | None:
         if self._hosts is None:
@@ -90,19 +88,74 @@ class Edge:
             return "Requests from pages of another origin are not answered."
         return None
 
-    def _timed(self, receive: Receive) -> Receive:
-        is_whole = False
 
-        async def timed() -> Message:
-            nonlocal is_whole
-            if is_whole:
-                return await receive()
-            async with asyncio.timeout(self._body_seconds):
-                message = await receive()
-            is_whole = not message.get("more_body", False)
-            return message
+class _Timed:
+    """A request's body, each pause in which is limited."""
 
-        return timed
+    def __init__(self, receive: Receive, seconds: float) -> None:
+        self._receive = receive
+        self._seconds = seconds
+        self._is_whole = False
+
+    async def receive(self) -> Message:
+        """Receive the next part, or raise `TimeoutError`; nothing is timed after the last one."""
+        if self._is_whole:
+            return await self._receive()
+        coming = self._receive()
+        try:
+            # most bodies are there already: a time-out costs more than to see that
+            pause = coming.send(None)  # type: ignore[attr-defined]
+        except StopIteration as end:
+            message: Message = end.value
+        else:
+            async with asyncio.timeout(self._seconds):
+                message = await _resumed(coming, pause)
+        self._is_whole = not message.get("more_body", False)
+        return message
+
+
+@types.coroutine
+def _resumed(coming: Any, pause: Any) -> Generator[Any, Any, Message]:
+    """Go on with a coroutine that waits for `pause`, as `yield from` does with one that has not begun."""
+    while True:
+        try:
+            try:
+                given = yield pause
+            except BaseException as error:  # noqa: BLE001 - a cancellation too is the coroutine's to handle
+                pause = coming.throw(error)
+            else:
+                pause = coming.send(given)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+class _AccessLog:
+    """A JSON line for each request; those of one turn of the event loop are written together."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
+        """Note a request that was answered."""
+        if not self._lines:
+            if not access.isEnabledFor(logging.INFO):
+                return
+            asyncio.get_running_loop().call_soon(self._write)
+        self._lines.append(_LINE % (request_id, method, _json(path), status, seconds * 1000))
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        end = f'"timestamp":"{datetime.now(UTC).isoformat(timespec="microseconds")[:-6]}Z","message":"request"}}'
+        access.info("%s", "\n".join([line + end for line in lines]))
+
+
+#: a line up to its time, which is that of the turn; methods and ids have nothing to escape
+_LINE = f'{{"request_id":"%s","level":"info","logger":"{access.name}","method":"%s","path":%s,"status":%d,"elapsed_ms":%.2f,'
+
+
+@lru_cache(maxsize=256)
+def _json(path: str) -> str:
+    return orjson.dumps(path).decode()
 
 
 def _name(host: str) -> str:

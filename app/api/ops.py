@@ -9,7 +9,6 @@ from importlib import metadata
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -18,6 +17,7 @@ from app import __version__
 from app.api.access import PUBLIC
 from app.api.deps import Given
 from app.api.problems import documented
+from app.api.tally import Tally, TallyReader
 from app.errors import NotReady, Unavailable
 from app.wiring import Services
 
@@ -93,9 +93,9 @@ def _installed() -> dict[str, str]:
     return found
 
 
-def open_meter(given: Services) -> MeterProvider:
+def open_meter(given: Services, tally: Tally) -> MeterProvider:
     """Make the meter whose figures `/metrics` gives, with gauges of our own."""
-    provider = MeterProvider([PrometheusMetricReader()])
+    provider = MeterProvider([TallyReader(tally)])
     meter = provider.get_meter("fitserve")
 
     def jobs(_options: CallbackOptions) -> list[Observation]:

@@ -70,7 +70,7 @@ def read_cells(each: Input, values: Sequence[Any] | NDArray[Any], faults: Faults
 
 
 def _read_values(each: Input, values: Sequence[Any], faults: Faults) -> NDArray[Any]:
-    read = _READERS[each.kind](each)
+    read = reader(each)
     cells: list[Any] = []
     bad: list[int] = []
     for row, value in enumerate(values):
@@ -123,6 +123,11 @@ def records_cells(
         each.name: read_cells(each, columns[each.name], faults) if each.name in columns else _absent(each, rows)
         for each in encoder.inputs
     }
+
+
+def reader(each: Input) -> Callable[[Any], Any]:
+    """Give what reads one posted value of an input: a float, NaN for missing; or a code; None for the wrong type."""
+    return _READERS[each.kind](each)
 
 
 def _numeric_reader(_each: Input) -> Callable[[Any], float | None]:

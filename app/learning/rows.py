@@ -228,14 +228,14 @@ def _unzipped(body: bytes, max_bytes: int) -> bytes:
 
 
 #: what numpy raises on a header that is none, of which `ast.literal_eval` reads a part
-_NO_HEADER = (ValueError, KeyError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+NO_HEADER = (ValueError, KeyError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 
 
 def _read_npy(file: io.BytesIO, size: int) -> NDArray[Any]:
     # numpy's own reader would allocate what the header declares, before it reads
     try:
         shape, is_fortran, dtype = npy_header(file)
-    except _NO_HEADER as error:
+    except NO_HEADER as error:
         raise Malformed("Expected an NPY array of plain numbers.") from error
     if dtype.kind not in "fiub" or dtype.subdtype or min(shape, default=0) < 0:
         raise Malformed(f"Expected an NPY array of plain numbers, got {str(dtype)[:40]}.")

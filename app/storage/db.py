@@ -6,8 +6,10 @@ releases that distributions ship (sqlite.org, "WAL-reset bug", fixed in 3.51.3).
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,6 +166,12 @@ workers = Table(
 )
 
 
+#: how long another process's commit may go unnoticed on PostgreSQL
+STAMP_SECONDS = 0.5
+#: where SQLite keeps the number of commits (https://www.sqlite.org/fileformat.html, 1.3.7)
+_CHANGE_COUNTER = 24
+
+
 class Database:
     """Transactions on one database, in SQL that SQLite and PostgreSQL both speak.
 
@@ -184,6 +192,9 @@ class Database:
         else:
             self.engine = sa.create_engine(url, pool_pre_ping=True)
         self._reads = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        self._writes = 0
+        self._file: int | None = None
+        self._opening = threading.Lock()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -193,8 +204,11 @@ class Database:
             StorageFull: the disk is; nothing was written.
             Unavailable: the database is away; only where it went during the commit may the transaction be there.
         """
-        with self._open(writes=True) as connection:
-            yield connection
+        try:
+            with self._open(writes=True) as connection:
+                yield connection
+        finally:
+            self._writes += 1
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -229,9 +243,34 @@ class Database:
         with self.read() as connection:
             connection.execute(sa.text("SELECT 1"))
 
+    def stamp(self) -> object:
+        """Give a value that equals an earlier one only where nobody can have committed in between; asks for no lock.
+
+        On SQLite that is the file's change counter, which every commit of every process moves. On PostgreSQL another
+        process's commit is noticed within `STAMP_SECONDS`.
+        """
+        if not self.is_sqlite:
+            return self._writes, int(time.monotonic() / STAMP_SECONDS)
+        try:
+            return os.pread(self._counter_file(), 4, _CHANGE_COUNTER)
+        except OSError:
+            return object()
+
+    def _counter_file(self) -> int:
+        # opened once: to close a file takes every lock off it that this process has (POSIX), SQLite's own too
+        if self._file is None:
+            with self._opening:
+                if self._file is None:
+                    self._file = os.open(str(self.engine.url.database), os.O_RDONLY)
+        return self._file
+
     def close(self) -> None:
-        """Close every pooled connection."""
+        """Close every pooled connection, and the file after them."""
         self.engine.dispose()
+        with self._opening:
+            if self._file is not None:
+                os.close(self._file)
+            self._file = None
 
 
 def _set_sqlite_up(connection: Any, _record: Any) -> None:

@@ -17,6 +17,7 @@ from fastapi.routing import iter_route_contexts
 from app.api.access import POLICY, needed
 from app.api.app import create_app
 from app.api.edge import Edge
+from app.api.hot import Hot
 from app.config import Settings
 from app.keys import Keys
 from app.serve import _give_key
@@ -38,8 +39,9 @@ def given(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
     services = open_services(Settings(data_dir=tmp_path / "data", database_url=database_url, api_key=KEY))
     edge = create_app(services)
     assert isinstance(edge, Edge)
-    assert isinstance(edge.app, FastAPI)
-    yield edge.app
+    assert isinstance(edge.app, Hot)
+    assert isinstance(edge.app.app, FastAPI)
+    yield edge.app.app
     services.close()
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from app.protocol import CORKED_BYTES
 from tests.api.conftest import listed
 from tests.api.wire import CSV, JSON, check_problem, connect, exchange, head, read_answer
 from tests.service import Service
@@ -110,6 +111,23 @@ def test_a_head_within_the_limit_may_come_in_pieces(service: Service) -> None:
         answer = read_answer(connection)
 
     assert 200 == answer.status_code
+
+
+def test_requests_that_come_in_one_piece_are_answered_one_after_the_other(service: Service) -> None:
+    paths = ["/livez", "/nowhere", "/docs", "/openapi.json", "/livez"]
+
+    with connect(service.url) as connection:
+        connection.sendall(b"".join(head(service.url, "GET", path) for path in paths))
+        answers = []
+        file = connection.makefile("rb")
+        for _ in paths:
+            status = int(file.readline().split()[1])
+            headers = dict(line.rstrip().split(b": ", 1) for line in iter(file.readline, b"\r\n"))
+            answers.append((status, len(file.read(int(headers[b"content-length"])))))
+
+    assert [200, 404, 200, 200, 200] == [status for status, _ in answers]
+    # one of them is larger than what is held back for the rest of a turn
+    assert max(size for _, size in answers) > CORKED_BYTES
 
 
 @pytest.mark.parametrize("request_", [b"\x16\x03\x01\x02\x00\x01\x00", b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])

@@ -20,7 +20,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from app.errors import Invalid, StorageFull, Unavailable
-from app.storage.db import Database, events, metadata, models, new_id, now, page, workers
+from app.storage.db import STAMP_SECONDS, Database, events, metadata, models, new_id, now, page, workers
 from app.storage.migrate import migrate
 from tests.service import ROOT
 
@@ -54,6 +54,47 @@ def test_what_a_transaction_writes_is_there_for_another_connection(database: Dat
     other.close()
 
     assert ["a"] == found
+
+
+@on_both_databases
+def test_a_stamp_is_another_after_a_commit_of_this_process(database: Database) -> None:
+    before = database.stamp()
+    add_model(database, "a")
+    after = database.stamp()
+
+    assert before != after
+
+
+@on_both_databases
+def test_a_stamp_is_another_soon_after_a_commit_of_another_process(database: Database, database_url: str) -> None:
+    names(database)
+    before = database.stamp()
+    assert before == database.stamp() or not database.is_sqlite
+    other = Database(database_url)
+    add_model(other, "a")
+    other.close()
+
+    if not database.is_sqlite:
+        time.sleep(STAMP_SECONDS)
+    assert before != database.stamp()
+
+
+def test_reading_and_a_transaction_that_fails_leave_a_stamp_as_it_is(database: Database) -> None:
+    add_model(database, "a")
+    before = database.stamp()
+
+    names(database)
+    with suppress(ZeroDivisionError), database.write() as connection:
+        connection.execute(sa.insert(models).values(name="b", latest_version=0, created_at=now()))
+        raise ZeroDivisionError
+
+    assert before == database.stamp()
+
+
+def test_the_stamp_of_a_database_that_is_away_equals_no_other(database_url: str) -> None:
+    database = Database(database_url.replace("fitserve.db", "nowhere.db"))
+
+    assert database.stamp() != database.stamp()
 
 
 @on_both_databases
@@ -113,7 +154,7 @@ def test_concurrent_writers_lose_no_update(database: Database) -> None:
 
 _HALF = """
 import sys, time, sqlalchemy as sa
-from app.storage.db import Database, models
+from app.storage.db import STAMP_SECONDS, Database, models
 with Database(sys.argv[1]).write() as connection:
     connection.execute(sa.insert(models).values(name="half", latest_version=1, created_at="now"))
     print("written", flush=True)

@@ -1,0 +1,154 @@
+"""One call of the network for the requests that come within one turn of the event loop. Knows no HTTP.
+
+No timer waits for more of them: what has come when the loop has run all that was ready is what is answered. A row's
+bits do not depend on its neighbours (`network`), so nobody can tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.learning.matrices import Matrix
+from app.learning.quick import CALL_CELLS, Encoded, QuickMatrix, RowWarning
+
+logger = logging.getLogger(__name__)
+
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+#: multiplications up to which the event loop waits for the network: about a millisecond
+LOOP_MULTIPLICATIONS = 10_000_000
+
+
+class Answered(NamedTuple):
+    """What the network says about the rows of one request.
+
+    Args:
+        probabilities: float32 (n, k).
+        best: the index of the most probable class of each row.
+    """
+
+    probabilities: NDArray[np.float32]
+    best: Sequence[int]
+    warnings: Sequence[RowWarning]
+
+
+class _Waiting(NamedTuple):
+    rows: Matrix | Encoded
+    answer: asyncio.Future[Answered | None]
+
+
+class _Asked(NamedTuple):
+    rows: int
+    warnings: Sequence[RowWarning]
+    answer: asyncio.Future[Answered | None]
+
+
+class Turns:
+    """The requests of one version.
+
+    Args:
+        network: maps float32 (n, d) to probabilities float32 (n, k).
+        matrix: encodes matrices, where the version's inputs are all numbers.
+        multiplications: what the network takes for a row; None where it always computes beside the loop, as a GPU does.
+    """
+
+    def __init__(self, network: Network, matrix: QuickMatrix | None, multiplications: int | None) -> None:
+        self._network = network
+        self._matrix = matrix
+        self._loop_rows = 0 if multiplications is None else LOOP_MULTIPLICATIONS // max(multiplications, 1)
+        self._waiting: list[_Waiting] = []
+        # a call is due, or is computed beside the loop: what comes meanwhile waits for the next
+        self._is_busy = False
+
+    def ask(self, rows: Matrix | Encoded) -> asyncio.Future[Answered | None]:
+        """Give what will be the answer; None where a number is missing or too large, or the network failed."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answered | None] = loop.create_future()
+        self._waiting.append(_Waiting(rows, answer))
+        if not self._is_busy:
+            self._is_busy = True
+            loop.call_soon(self._call)
+        return answer
+
+    def _call(self) -> None:
+        taken = self._take()
+        try:
+            x, asked = self._gather(taken)
+            if 0 < len(x) <= self._loop_rows:
+                _tell(asked, self._network(x))
+            elif len(x):
+                call = asyncio.get_running_loop().run_in_executor(None, self._network, x)
+                call.add_done_callback(partial(self._end, asked))
+                return
+        except Exception:
+            # each is then answered, or told what is wrong, on its own
+            logger.exception("batch failed")
+            _forsake(taken)
+        self._next()
+
+    def _take(self) -> list[_Waiting]:
+        cells = count = 0
+        while count < len(self._waiting) and cells < CALL_CELLS:
+            cells += self._waiting[count].rows.size
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
+    def _gather(self, taken: Sequence[_Waiting]) -> tuple[NDArray[np.float32], list[_Asked]]:
+        """Encode what is not encoded yet, and put all rows into one array; whoever has a fault is told so."""
+        parts: list[NDArray[np.float32]] = []
+        asked: list[_Asked] = []
+        matrices: list[Matrix] = []
+        answers: list[asyncio.Future[Answered | None]] = []
+        for rows, answer in taken:
+            if isinstance(rows, Encoded):
+                parts.append(rows.x)
+                asked.append(_Asked(len(rows.x), rows.warnings, answer))
+            else:
+                matrices.append(rows)
+                answers.append(answer)
+        if matrices:
+            assert self._matrix is not None, "only a version whose inputs are numbers is asked about a matrix"
+            x, found = self._matrix.encode(matrices)
+            parts.append(x)
+            for matrix, warnings, answer in zip(matrices, found, answers, strict=True):
+                if warnings is not None:
+                    asked.append(_Asked(len(matrix), warnings, answer))
+                elif not answer.done():
+                    answer.set_result(None)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts), asked
+
+    def _end(self, asked: Sequence[_Asked], call: asyncio.Future[NDArray[np.float32]]) -> None:
+        error = None if call.cancelled() else call.exception()
+        if call.cancelled() or error is not None:
+            logger.error("batch failed", exc_info=error)
+            _forsake(asked)
+        else:
+            _tell(asked, call.result())
+        self._next()
+
+    def _next(self) -> None:
+        self._is_busy = bool(self._waiting)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._call)
+
+
+def _tell(asked: Sequence[_Asked], probabilities: NDArray[np.float32]) -> None:
+    best = probabilities.argmax(axis=1).tolist()
+    at = 0
+    for rows, warnings, answer in asked:
+        if not answer.done():
+            answer.set_result(Answered(probabilities[at : at + rows], best[at : at + rows], warnings))
+        at += rows
+
+
+def _forsake(asked: Sequence[_Waiting | _Asked]) -> None:
+    for each in asked:
+        if not each.answer.done():
+            each.answer.set_result(None)
