@@ -1,4 +1,4 @@
-"""The serving process: socket, schema, key, worker, and a uvicorn that stops in time."""
+"""The serving processes: socket, schema, key, and a uvicorn that stops in time; one process, or several on one socket."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-import os
-import secrets
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from http import HTTPStatus
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app import retention
 from app.api.app import create_app
-from app.api.problems import problem
+from app.api.ops import own_page
 from app.config import Settings
-from app.errors import StorageFull, Unavailable
-from app.lifeline import hold
+from app.connections import Protocol
+from app.errors import Unavailable
+from app.keeper import Keeper
+from app.lifeline import command, hold
+from app.logs import configure
+from app.tally import Tally
+from app.upkeep import Upkeep, environment
 from app.wiring import Services, make_data_dir, open_services
 
-logger = logging.getLogger(__name__)
+#: a child runs this module by another name
+logger = logging.getLogger("app.serve")
 
-MAX_HEAD_BYTES = 16 * 1024
 KEEP_ALIVE_SECONDS = 30
-MAX_CONNECTIONS = 1000
-#: a worker that dies is started again after this, doubled each time up to the last
-RESTART_SECONDS = (0.2, 10.0)
-WORKER_STOP_SECONDS = 8.0
+#: what a serving process may take to stop beyond the time that its requests have
+STOP_SECONDS = 5.0
+#: how long a thread that computes may keep the event loop's thread waiting, each time that the latter has read something
+SWITCH_SECONDS = 0.0002
+#: how often one of several processes looks for keys that another made or revoked
+KEY_SECONDS = 0.5
 
 
 def serve(settings: Settings) -> None:
@@ -51,8 +54,11 @@ def serve(settings: Settings) -> None:
     services = open_services(settings)
     services.sweep()
     _give_key(services)
-    server = _Server(services, listener)
-    server.run(sockets=[listener])
+    if settings.processes == 1:
+        _Server(services, listener, Upkeep(services)).run(sockets=[listener])
+    else:
+        with TemporaryDirectory(prefix="fitserve-") as folder:
+            asyncio.run(_lead(services, listener, Path(folder)))
     services.close()
 
 
@@ -94,14 +100,51 @@ def _give_key(services: Services) -> None:
         print(f"fitserve: no key was configured; this one was made and is shown once: {key}", flush=True)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn with a worker beside it, and with drains that end."""
+async def _lead(services: Services, listener: socket.socket, folder: Path) -> None:
+    """Keep several serving processes alive on one socket until a signal comes, and do what there is one of."""
+    settings, upkeep, stop = services.settings, Upkeep(services), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    line, descriptor = command("app.serve", str(listener.fileno()), str(folder)), [listener.fileno()]
+    children = [
+        Keeper("serving process", line, environment(settings), descriptors=descriptor, says_ready=True)
+        for _ in range(settings.processes)
+    ]
+    tasks = [asyncio.create_task(child.run()) for child in children]
+    tasks.append(asyncio.create_task(_announce_all(children, listener)))
+    async with upkeep.running():
+        await stop.wait()
+        logger.info("draining")
+        services.drain()
+        upkeep.drain()
+        await asyncio.gather(*(child.stop(settings.drain_seconds + STOP_SECONDS) for child in children))
+    for task in tasks:
+        task.cancel()
 
-    def __init__(self, services: Services, listener: socket.socket) -> None:
-        self._services = services
-        self._worker: asyncio.subprocess.Process | None = None
+
+async def _announce_all(children: list[Keeper], listener: socket.socket) -> None:
+    for child in children:
+        await child.is_ready.wait()
+    _announce(listener)
+
+
+def _announce(listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    print(f"fitserve: serving on http://{f'[{host}]' if ':' in host else host}:{port}  docs at /docs", flush=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with drains that end.
+
+    Args:
+        upkeep: what runs beside it where it is the only serving process.
+    """
+
+    def __init__(self, services: Services, listener: socket.socket, upkeep: Upkeep | None) -> None:
+        self._services, self._listener, self._upkeep = services, listener, upkeep
         settings = services.settings
-        protocol = type("Protocol", (_Protocol,), {"head_seconds": settings.header_seconds})
+        own = {"head_seconds": settings.header_seconds, "predictions": services.lanes.predictions}
+        protocol = type("Protocol", (Protocol,), own)
         config = uvicorn.Config(
             create_app(services, self._lifespan),
             http=protocol,
@@ -111,12 +154,11 @@ class _Server(uvicorn.Server):
             proxy_headers=False,
             lifespan="on",
             ws="none",
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.drain_seconds),
         )
         super().__init__(config)
-        self._address = listener.getsockname()
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,151 +172,49 @@ class _Server(uvicorn.Server):
         logger.info("draining")
         self.should_exit = True
         self._services.drain()
-        if self._worker is not None and self._worker.returncode is None:
-            self._worker.terminate()
+        if self._upkeep is not None:
+            self._upkeep.drain()
 
     @asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self._services.watch.run())]
-        if self._services.settings.workers:
-            tasks.append(asyncio.create_task(self._supervise()))
-        tasks.append(asyncio.create_task(self._services.ingest.start()))
-        tasks.append(asyncio.create_task(self._services.intake.run()))
-        tasks.append(asyncio.create_task(self._sweep()))
-        host, port = self._address[:2]
-        print(f"fitserve: serving on http://{f'[{host}]' if ':' in host else host}:{port}  docs at /docs", flush=True)
-        try:
-            yield
-        finally:
-            await self._stop_worker()
-            for task in tasks:
-                task.cancel()
-            for child in (self._services.ingest, self._services.codec, self._services.intake):
-                await child.close()
-
-    async def _sweep(self) -> None:
-        """Remove what is older than the settings keep it, now and then."""
-        settings = self._services.settings
-        policy = retention.Policy.of(settings)
-        while True:
-            try:
-                await asyncio.to_thread(retention.sweep, self._services.rooms, policy, datetime.now(UTC))
-            except (Unavailable, StorageFull) as error:
-                logger.warning("sweep put off: %s", error)
-            except Exception:
-                # the next one may do better, and nothing else depends on it
-                logger.exception("sweep failed")
-            await asyncio.sleep(settings.sweep_seconds)
-
-    async def _supervise(self) -> None:
-        """Keep one worker process alive; it dies with this one."""
-        delay, longest = RESTART_SECONDS
-        while not self._services.is_draining:
-            command = [sys.executable, "-m", "app", "work", "--parent", str(os.getpid())]
-            started = asyncio.get_running_loop().time()
-            try:
-                self._worker = await asyncio.create_subprocess_exec(*command, env=environment(self._services.settings))
-            except OSError:
-                logger.exception("worker not started")
+        services = self._services
+        work = [services.watch.run(), services.ingest.start()]
+        if services.tally is not None:
+            work += [services.tally.serve(), self._know_keys()]
+        tasks = [asyncio.create_task(each) for each in work]
+        async with self._upkeep.running() if self._upkeep is not None else contextlib.nullcontext():
+            if self._upkeep is not None:
+                _announce(self._listener)
             else:
-                code = await self._worker.wait()
-                if self._services.is_draining:
-                    return
-                logger.error("worker ended", extra={"exit_code": code})
-            lived = asyncio.get_running_loop().time() - started
-            delay = RESTART_SECONDS[0] if lived > longest else min(delay * 2, longest)
-            await asyncio.sleep(delay)
+                # the process that started this one waits for it
+                print("ready", flush=True)
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                for child in (services.ingest, services.codec, services.large):
+                    await child.close()
 
-    async def _stop_worker(self) -> None:
-        if self._worker is None or self._worker.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self._worker.terminate()
-        try:
-            async with asyncio.timeout(WORKER_STOP_SECONDS):
-                await self._worker.wait()
-        except TimeoutError:
-            self._worker.kill()
+    async def _know_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEY_SECONDS)
+            with contextlib.suppress(Unavailable):
+                await asyncio.to_thread(self._services.keys.load)
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Give this process's environment with every setting in it, for a child process."""
-    given = {f"FITSERVE_{name.upper()}": value for name, value in settings.model_dump().items()}
-    return {**os.environ, **{name: str(value) for name, value in given.items() if value is not None}}
+def main() -> None:
+    """Be one of several serving processes: arguments DESCRIPTOR of the socket, and FOLDER of the metrics."""
+    settings = Settings()
+    configure(settings.log_level)
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    listener.setblocking(False)
+    services = open_services(settings)
+    services.tally = Tally(Path(sys.argv[2]), own_page)
+    services.keys.load()
+    _Server(services, listener, None).run(sockets=[listener])
+    services.close()
 
 
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with a cap on the request's head, and a time by which it must be there."""
-
-    head_seconds: float = 10.0
-    _clock: asyncio.TimerHandle
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock."""
-        super().connection_made(transport)
-        self._start_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
-        self._clock.cancel()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head, and refuse a large one."""
-        super().data_received(data)
-        if self._in_head:
-            self._received_bytes += len(data)
-        if self._is_too_large and self.transport is not None and not self.transport.is_closing():
-            self.send_400_response("too large")
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, or too much of it; uvicorn's own answer is plain text."""
-        if self._is_too_large:
-            self._refuse(431, "too_large", f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more.")
-        else:
-            self._refuse(400, "malformed", f"Expected HTTP/1.1: {msg}")
-
-    def on_message_begin(self) -> None:
-        """Start the clock for the next request's head."""
-        super().on_message_begin()
-        self._clock.cancel()
-        self._start_head()
-
-    def on_url(self, url: bytes) -> None:
-        """Count the address's bytes."""
-        self._parsed_bytes += len(url)
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header's bytes."""
-        self._parsed_bytes += len(name) + len(value)
-        if not self._is_too_large:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Stop the clock; a head that is too large meets no route."""
-        self._clock.cancel()
-        self._in_head = False
-        if not self._is_too_large:
-            super().on_headers_complete()
-
-    @property
-    def _is_too_large(self) -> bool:
-        # a head is counted as it arrives, and as it is parsed: one in a single piece with its body shows in the second
-        return max(self._received_bytes, self._parsed_bytes) > MAX_HEAD_BYTES
-
-    def _start_head(self) -> None:
-        self._received_bytes, self._parsed_bytes, self._in_head = 0, 0, True
-        self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
-
-    def _refuse(self, status: int, code: str, detail: str) -> None:
-        request_id = secrets.token_hex(8)
-        answer = problem(status, code, detail, request_id, headers={"Connection": "close", "X-Request-ID": request_id})
-        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
-        head += [name + b": " + value for name, value in answer.raw_headers]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
-        self.transport.close()
-
-    def _too_slow(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
+if __name__ == "__main__":
+    main()

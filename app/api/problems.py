@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app import errors
-from app.errors import FAULT_LIMIT, Fault, FitserveError, Invalid, Malformed, Unavailable
+from app.errors import FAULT_LIMIT, Busy, Fault, FitserveError, Invalid, Malformed, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ STATUSES: dict[type[FitserveError], int] = {
     errors.Forbidden: 403,
     errors.NotReady: 503,
     errors.Overloaded: 429,
+    errors.Busy: 503,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
     errors.Corrupt: 503,
@@ -147,7 +148,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, FitserveError)
         if isinstance(error, Unavailable):
             logger.error("database unavailable", exc_info=error)
-        return problem(STATUSES[type(error)], error.code, error.message, _id(request), error.faults)
+        headers = {"Retry-After": str(error.retry_seconds)} if isinstance(error, Busy) else {}
+        return problem(STATUSES[type(error)], error.code, error.message, _id(request), error.faults, headers)
 
     async def request_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
