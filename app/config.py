@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     max_queued_jobs: Count = Field(1000, description="Jobs that may wait.")
     max_streams: Count = Field(200, description="Event streams open at once.")
     max_predictions: int = Field(
-        0, ge=0, le=256, description="Predictions computed at once in a process; 0 is four more than it has cores."
+        0, ge=0, le=256, description="Predictions computed at once in a process; 0 is one for each core."
     )
     max_waiting_predictions: Count = Field(256, description="Predictions that may wait in a process.")
     predict_seconds: float = Field(30, gt=0, description="Longest time that a prediction waits and is computed.")

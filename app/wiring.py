@@ -129,7 +129,7 @@ def open_services(settings: Settings) -> Services:
 
 def open_lanes(settings: Settings) -> Lanes:
     """Make the lanes of one process."""
-    at_once, seconds = settings.max_predictions or (os.cpu_count() or 1) + 4, settings.predict_seconds
+    at_once, seconds = settings.max_predictions or os.cpu_count() or 1, settings.predict_seconds
     others = (settings.max_waiting, settings.request_seconds)
     return Lanes(
         predictions=Lane("predictions", at_once, settings.max_waiting_predictions, seconds),

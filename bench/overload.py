@@ -24,7 +24,7 @@ from app.client import Client
 from bench.about import RESULTS, ROOT, about, digits
 from bench.load import load
 from bench.rounds import written
-from bench.servers import serve
+from bench.servers import cpu_seconds, serve
 
 RESULT = RESULTS / "overload.json"
 LIBRARIES = ("fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy")
@@ -108,13 +108,17 @@ async def alive(url: str, seconds: float) -> Counter[bool]:
     return found
 
 
-async def measure(url: str, path: str, body: bytes, seconds: float) -> dict[str, Any]:
+async def measure(pid: int, url: str, path: str, body: bytes, seconds: float) -> dict[str, Any]:
     """Give the peak, and what there is at five times as much."""
-    peak, _, _ = await load(url + path, body, CONNECTIONS, seconds)
+    before = cpu_seconds(pid)
+    peak, answers, _ = await load(url + path, body, CONNECTIONS, seconds)
+    each = (cpu_seconds(pid) - before) / answers
     netloc = urlsplit(url).netloc
     head = f"POST {path} HTTP/1.1\r\nHost: {netloc}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    before = cpu_seconds(pid)
     crowd = Crowd(url + path, head.encode() + body)
     _, living = await asyncio.gather(crowd.come(TIMES * peak, seconds), alive(url, seconds))
+    rest = cpu_seconds(pid) - before - each * len(crowd.seconds[200])
     counts = {str(status): len(found) for status, found in sorted(crowd.seconds.items())}
     return {
         "peak_per_second": digits(peak),
@@ -122,6 +126,8 @@ async def measure(url: str, path: str, body: bytes, seconds: float) -> dict[str,
         "answers": counts,
         "unsent": crowd.unsent,
         "goodput_to_peak": digits(counts.get("200", 0) / seconds / peak),
+        "answer_cpu_ms": digits(each * 1000),
+        "refusal_cpu_ms": digits(rest / max(len(crowd.seconds[503]), 1) * 1000),
         "refusal_p99_ms": _p99(crowd.seconds[503]),
         "answer_p99_ms": _p99(crowd.seconds[200]),
         "alive": living[True] / max(living.total(), 1),
@@ -143,11 +149,11 @@ def main() -> None:
     body = json.dumps({"records": [record] * ROWS}).encode()
     with tempfile.TemporaryDirectory(prefix="fitserve-bench-") as name:
         deadline = time.monotonic() + READY_SECONDS
-        with serve(Path(name) / "data", deadline) as (_, url), Client(url, timeout=READY_SECONDS) as client:
+        with serve(Path(name) / "data", deadline) as (pid, url), Client(url, timeout=READY_SECONDS) as client:
             table = client.upload(ROOT / "examples" / "penguins.csv")
             client.wait(client.train("penguins", dataset=table, target="species", fit={"epochs": 5}))
             client.predict("penguins", records=[record])
-            results = uvloop.run(measure(url, "/api/v1/models/penguins/predict", body, asked.seconds))
+            results = uvloop.run(measure(pid, url, "/api/v1/models/penguins/predict", body, asked.seconds))
     document |= {"rows_per_request": ROWS, "seconds": asked.seconds, "results": results}
     written(asked.output, json.dumps(document, indent=2) + "\n")
     for key, value in results.items():

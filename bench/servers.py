@@ -18,6 +18,7 @@ from bench.about import ROOT
 
 #: the floor of an answer over HTTP, as the arguments of `run`
 BARE = ("uvicorn", "bench.bare:app", "--port", "0", "--no-access-log")
+TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 _ADDRESS = re.compile(r" on (http://\S+)\s")
 
 
@@ -83,3 +84,13 @@ def until(look: Callable[[], Any], deadline: float, what: str = "all to be done"
             raise SystemExit(f"bench: expected {what} in time")
         time.sleep(0.005)
     return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Give the processor's time that a process has had."""
+    return sum(map(int, stat(pid)[11:13])) * TICK_SECONDS
+
+
+def stat(pid: int | str) -> list[str]:
+    """Give the fields of proc(5)'s stat from the third on; the fourth is the parent."""
+    return Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()

@@ -21,7 +21,7 @@ import numpy as np
 
 from app.client import Client
 from bench.about import MIB, RESULTS, ROOT, about, median
-from bench.servers import BARE, run, serve, until
+from bench.servers import BARE, cpu_seconds, run, serve, stat, until
 
 RESULT = RESULTS / "service.json"
 LIBRARIES = ("fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy", "keras", "tensorflow")
@@ -31,7 +31,6 @@ SMALL_TABLE, WIDE_TABLE = (150, 4), (60, 784)
 #: no round begins after the first; what else is waited for must have happened by the second
 ENOUGH_SECONDS, LIMIT_SECONDS = 55.0, 240.0
 WARM_MIB, QUIET_SECONDS = 300, 0.4
-TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 WORKLOAD = {
     "trained_table": SMALL_TABLE,
     "predict": "networks 4→64→3 and 784→64→3, one row a request, JSON",
@@ -117,31 +116,22 @@ def _train_wide(client: Client) -> None:
 def _load(pid: int, url: str, body: Path) -> dict[str, float]:
     """Load one server; gives its answers a second, and its CPU time for each in microseconds."""
     command = [sys.executable, "-m", "bench.load", url, str(body), str(CONNECTIONS), str(LOAD_SECONDS)]
-    before = _cpu_seconds(pid)
+    before = cpu_seconds(pid)
     rate, answers, _ = map(
         float, subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     )
-    return {"per_second": round(rate, 1), "cpu_microseconds": round((_cpu_seconds(pid) - before) / answers * 1e6, 1)}
+    return {"per_second": round(rate, 1), "cpu_microseconds": round((cpu_seconds(pid) - before) / answers * 1e6, 1)}
 
 
 def _is_warm(api: int) -> bool:
     """Tell whether a training process, the API's grandchild, waits with everything imported."""
     for name in (folder.name for folder in Path("/proc").glob("[0-9]*")):
         with suppress(OSError):
-            if int(_stat(_stat(name)[1])[1]) == api and _resident_mib(int(name)) > WARM_MIB:
-                before = _cpu_seconds(int(name))
+            if int(stat(stat(name)[1])[1]) == api and _resident_mib(int(name)) > WARM_MIB:
+                before = cpu_seconds(int(name))
                 time.sleep(QUIET_SECONDS)
-                return _cpu_seconds(int(name)) == before
+                return cpu_seconds(int(name)) == before
     return False
-
-
-def _cpu_seconds(pid: int) -> float:
-    return sum(map(int, _stat(pid)[11:13])) * TICK_SECONDS
-
-
-def _stat(pid: int | str) -> list[str]:
-    """Give the fields of proc(5)'s stat from the third on; the fourth is the parent."""
-    return Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 def _resident_mib(pid: int) -> float:
