@@ -90,8 +90,8 @@ format: $(VENV)/.installed-test  ## Rewrite what the formatter and the linter ca
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed-test  ## Measure service and training (ONLY=training: one of them); writes bench/results/
-	for part in $(or $(ONLY),service training); do $(BIN)/python -m bench.$$part || exit 1; done
+bench: $(VENV)/.installed-test  ## Measure (ONLY=service, training or serving: one part; PEERS=all: other servers too); writes bench/results/
+	for part in $(or $(ONLY),service training serving); do PEERS="$(PEERS)" $(BIN)/python -m bench.$$part || exit 1; done
 
 lock:  ## Resolve requirements/ anew; needs uv
 	$(UV_COMPILE) -o requirements/serve.txt
@@ -100,4 +100,4 @@ lock:  ## Resolve requirements/ anew; needs uv
 	for extra in gpu jax torch; do $(UV_COMPILE) --extra $$extra -o requirements/$$extra.txt || exit 1; done
 
 clean:  ## Remove environments and caches; data in models/ stays
-	rm -rf $(VENV) .venv-jax .venv-torch $(CLIENTS:%=.venv-%) .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-jax .venv-torch .peers $(CLIENTS:%=.venv-%) .mypy_cache .ruff_cache .hypothesis

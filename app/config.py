@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     insecure_no_auth: bool = Field(False, description="Serve off loopback without keys. Do not.")
     allowed_hosts: str = Field("", description="More Host names to accept on loopback, separated by commas.")
     workers: int = Field(1, ge=0, le=256, description="Training jobs at once; 0 leaves training to `fitserve work`.")
-    processes: int = Field(1, ge=1, le=1, description="API processes; this release serves from one.")
+    processes: int = Field(1, ge=1, le=64, description="API processes, which share the address and the data directory.")
     worker_name: str = Field(
         "worker", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Stable, unique name of a worker."
     )
@@ -76,6 +76,18 @@ class Settings(BaseSettings):
     )
     max_queued_jobs: Count = Field(1000, description="Jobs that may wait.")
     max_streams: Count = Field(200, description="Event streams open at once.")
+    max_predictions: int = Field(
+        0, ge=0, le=256, description="Predictions computed at once in a process; 0 is one for each core."
+    )
+    max_waiting_predictions: Count = Field(256, description="Predictions that may wait in a process.")
+    predict_seconds: float = Field(30, gt=0, description="Longest time that a prediction waits and is computed.")
+    max_evaluations: int = Field(2, ge=1, le=64, description="Evaluations at work at once in a process.")
+    max_uploads: int = Field(16, ge=1, le=256, description="Uploads at work at once in a process.")
+    max_submissions: int = Field(16, ge=1, le=256, description="Training requests at work at once in a process.")
+    max_waiting: Count = Field(64, description="Evaluations, uploads and training requests each that may wait there.")
+    request_seconds: float = Field(
+        1800, gt=0, description="Longest time that one of them waits, is received and is worked on."
+    )
     max_loaded_bytes: Bytes = Field(GIB, description="Memory for versions kept loaded for serving.")
     checkpoint_seconds: float = Field(
         5, ge=0, description="Least time between two checkpoints of a job, which are made at the end of an epoch."

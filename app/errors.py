@@ -11,7 +11,8 @@ FitserveError
 ├── Unauthorized
 ├── Forbidden
 ├── NotReady           will be; try again
-├── Overloaded         a queue is full; try again
+├── Overloaded         a quota is used up; try again
+├── Busy               more work than can be done in time; says when to try again
 ├── Unavailable        the database cannot be reached; try again
 ├── StorageFull
 └── Corrupt            stored bytes do not match their digest
@@ -124,9 +125,23 @@ class NotReady(FitserveError):
 
 
 class Overloaded(FitserveError):
-    """A queue is full; try again later."""
+    """A quota is used up; try again later."""
 
     code = "overloaded"
+
+
+class Busy(FitserveError):
+    """More work came than can be done in time.
+
+    Args:
+        retry_seconds: when there will be room.
+    """
+
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_seconds = retry_seconds
 
 
 class Unavailable(FitserveError):

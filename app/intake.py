@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from app.datasets import Dataset, Datasets
 from app.errors import Conflict, FitserveError, NotFound, StorageFull, Unavailable
@@ -32,8 +33,12 @@ class Intake:
         """Say that there is a new one."""
         self._news.set()
 
-    async def run(self) -> None:
-        """Read what there is, and then what comes; to be run as a task."""
+    async def run(self, every: float | None = None) -> None:
+        """Read what there is, and then what comes; to be run as a task.
+
+        Args:
+            every: look also after so many seconds: other processes take uploads, too.
+        """
         while True:
             self._news.clear()
             try:
@@ -43,7 +48,9 @@ class Intake:
                 logger.warning("a data set must wait", exc_info=True)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            await self._news.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every):
+                    await self._news.wait()
 
     async def _read(self, dataset: Dataset) -> None:
         with self._blobs.staging(STAGING) as folder:

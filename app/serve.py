@@ -1,4 +1,4 @@
-"""The serving process: socket, schema, key, worker, and a uvicorn that stops in time."""
+"""The serving processes: socket, schema, key, and a uvicorn that stops in time; one process, or several on one socket."""
 
 from __future__ import annotations
 
@@ -6,33 +6,40 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import uvicorn
 
-from app import retention
 from app.api.app import create_app
+from app.api.ops import own_page
 from app.config import Settings
-from app.errors import StorageFull, Unavailable
-from app.lifeline import hold
+from app.connections import Protocol
+from app.errors import Unavailable
+from app.lifeline import command, hold
+from app.logs import configure
 from app.machine import keep_freed_memory
-from app.protocol import Protocol
+from app.supervised import Supervised
+from app.totals import Totals
+from app.upkeep import Upkeep, environment
 from app.wiring import Services, make_data_dir, open_services
 
-logger = logging.getLogger(__name__)
+#: a child runs this module by another name
+logger = logging.getLogger("app.serve")
 
 KEEP_ALIVE_SECONDS = 30
-MAX_CONNECTIONS = 1000
-#: a worker that dies is started again after this, doubled each time up to the last
-RESTART_SECONDS = (0.2, 10.0)
-WORKER_STOP_SECONDS = 8.0
+#: what a serving process may take to stop beyond the time that its requests have
+STOP_SECONDS = 5.0
+#: how long a thread that computes may keep the event loop's thread waiting, each time that the latter has read something
+SWITCH_SECONDS = 0.0002
+#: how often one of several processes looks for keys that another made or revoked
+KEY_SECONDS = 0.5
 
 
 def serve(settings: Settings) -> None:
@@ -49,8 +56,11 @@ def serve(settings: Settings) -> None:
     services.sweep()
     _give_key(services)
     keep_freed_memory()
-    server = _Server(services, listener)
-    server.run(sockets=[listener])
+    if settings.processes == 1:
+        _Server(services, listener, Upkeep(services)).run(sockets=[listener])
+    else:
+        with TemporaryDirectory(prefix="fitserve-") as folder:
+            asyncio.run(_lead(services, listener, Path(folder)))
     services.close()
 
 
@@ -92,14 +102,51 @@ def _give_key(services: Services) -> None:
         print(f"fitserve: no key was configured; this one was made and is shown once: {key}", flush=True)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn with a worker beside it, and with drains that end."""
+async def _lead(services: Services, listener: socket.socket, folder: Path) -> None:
+    """Keep several serving processes alive on one socket until a signal comes, and do what there is one of."""
+    settings, upkeep, stop = services.settings, Upkeep(services), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    line, descriptor = command("app.serve", str(listener.fileno()), str(folder)), [listener.fileno()]
+    children = [
+        Supervised("serving process", line, environment(settings), descriptors=descriptor, says_ready=True)
+        for _ in range(settings.processes)
+    ]
+    tasks = [asyncio.create_task(child.run()) for child in children]
+    tasks.append(asyncio.create_task(_announce_all(children, listener)))
+    async with upkeep.running():
+        await stop.wait()
+        logger.info("draining")
+        services.drain()
+        upkeep.drain()
+        await asyncio.gather(*(child.stop(settings.drain_seconds + STOP_SECONDS) for child in children))
+    for task in tasks:
+        task.cancel()
 
-    def __init__(self, services: Services, listener: socket.socket) -> None:
-        self._services = services
-        self._worker: asyncio.subprocess.Process | None = None
+
+async def _announce_all(children: list[Supervised], listener: socket.socket) -> None:
+    for child in children:
+        await child.is_ready.wait()
+    _announce(listener)
+
+
+def _announce(listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    print(f"fitserve: serving on http://{f'[{host}]' if ':' in host else host}:{port}  docs at /docs", flush=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with drains that end.
+
+    Args:
+        upkeep: what runs beside it where it is the only serving process.
+    """
+
+    def __init__(self, services: Services, listener: socket.socket, upkeep: Upkeep | None) -> None:
+        self._services, self._listener, self._upkeep = services, listener, upkeep
         settings = services.settings
-        protocol = type("Protocol", (Protocol,), {"head_seconds": settings.header_seconds})
+        own = {"head_seconds": settings.header_seconds, "predictions": services.lanes.predictions}
+        protocol = type("Protocol", (Protocol,), own)
         config = uvicorn.Config(
             create_app(services, self._lifespan),
             http=protocol,
@@ -109,12 +156,11 @@ class _Server(uvicorn.Server):
             proxy_headers=False,
             lifespan="on",
             ws="none",
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.drain_seconds),
         )
         super().__init__(config)
-        self._address = listener.getsockname()
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -128,74 +174,50 @@ class _Server(uvicorn.Server):
         logger.info("draining")
         self.should_exit = True
         self._services.drain()
-        if self._worker is not None and self._worker.returncode is None:
-            self._worker.terminate()
+        if self._upkeep is not None:
+            self._upkeep.drain()
 
     @asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self._services.watch.run())]
-        if self._services.settings.workers:
-            tasks.append(asyncio.create_task(self._supervise()))
-        tasks.append(asyncio.create_task(self._services.ingest.start()))
-        tasks.append(asyncio.create_task(self._services.intake.run()))
-        tasks.append(asyncio.create_task(self._sweep()))
-        host, port = self._address[:2]
-        print(f"fitserve: serving on http://{f'[{host}]' if ':' in host else host}:{port}  docs at /docs", flush=True)
-        try:
-            yield
-        finally:
-            await self._stop_worker()
-            for task in tasks:
-                task.cancel()
-            for child in (self._services.ingest, self._services.codec, self._services.intake):
-                await child.close()
-
-    async def _sweep(self) -> None:
-        """Remove what is older than the settings keep it, now and then."""
-        settings = self._services.settings
-        policy = retention.Policy.of(settings)
-        while True:
-            try:
-                await asyncio.to_thread(retention.sweep, self._services.rooms, policy, datetime.now(UTC))
-            except (Unavailable, StorageFull) as error:
-                logger.warning("sweep put off: %s", error)
-            except Exception:
-                # the next one may do better, and nothing else depends on it
-                logger.exception("sweep failed")
-            await asyncio.sleep(settings.sweep_seconds)
-
-    async def _supervise(self) -> None:
-        """Keep one worker process alive; it dies with this one."""
-        delay, longest = RESTART_SECONDS
-        while not self._services.is_draining:
-            command = [sys.executable, "-m", "app", "work", "--parent", str(os.getpid())]
-            started = asyncio.get_running_loop().time()
-            try:
-                self._worker = await asyncio.create_subprocess_exec(*command, env=environment(self._services.settings))
-            except OSError:
-                logger.exception("worker not started")
+        services = self._services
+        work = [services.watch.run(), services.ingest.start()]
+        if services.totals is not None:
+            work += [services.totals.serve(), self._know_keys()]
+        tasks = [asyncio.create_task(each) for each in work]
+        async with self._upkeep.running() if self._upkeep is not None else contextlib.nullcontext():
+            if self._upkeep is not None:
+                _announce(self._listener)
             else:
-                code = await self._worker.wait()
-                if self._services.is_draining:
-                    return
-                logger.error("worker ended", extra={"exit_code": code})
-            lived = asyncio.get_running_loop().time() - started
-            delay = RESTART_SECONDS[0] if lived > longest else min(delay * 2, longest)
-            await asyncio.sleep(delay)
+                # the process that started this one waits for it
+                print("ready", flush=True)
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                for child in (services.ingest, services.codec, services.large):
+                    await child.close()
 
-    async def _stop_worker(self) -> None:
-        if self._worker is None or self._worker.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self._worker.terminate()
-        try:
-            async with asyncio.timeout(WORKER_STOP_SECONDS):
-                await self._worker.wait()
-        except TimeoutError:
-            self._worker.kill()
+    async def _know_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEY_SECONDS)
+            with contextlib.suppress(Unavailable):
+                await asyncio.to_thread(self._services.keys.load)
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Give this process's environment with every setting in it, for a child process."""
-    given = {f"FITSERVE_{name.upper()}": value for name, value in settings.model_dump().items()}
-    return {**os.environ, **{name: str(value) for name, value in given.items() if value is not None}}
+def main() -> None:
+    """Be one of several serving processes: arguments DESCRIPTOR of the socket, and FOLDER of the metrics."""
+    settings = Settings()
+    configure(settings.log_level)
+    keep_freed_memory()
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    listener.setblocking(False)
+    services = open_services(settings)
+    services.totals = Totals(Path(sys.argv[2]), own_page)
+    services.keys.load()
+    _Server(services, listener, None).run(sockets=[listener])
+    services.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from app.admission import Lane, Lanes
 from app.checkpoints import Checkpoints
 from app.config import Settings
 from app.datasets import Datasets
@@ -21,6 +23,7 @@ from app.registry import Registry
 from app.statistics import Statistics
 from app.storage.blobs import LocalBlobs
 from app.storage.db import Database
+from app.totals import Totals
 from app.training import Rooms
 from app.watch import Watch
 from app.workers import Workers
@@ -38,14 +41,23 @@ class Services:
     ingest: Ingest
     #: another child, so that a prediction does not wait for an upload
     codec: Ingest
+    #: another, the intake's too: large files, each of which may take half of the memory, wait for one another
+    large: Ingest
     intake: Intake
+    lanes: Lanes
     inference: Inference
     watch: Watch
     keys: Keys
     statistics: Statistics = field(default_factory=Statistics)
+    #: where several processes serve
+    totals: Totals | None = None
     is_draining: bool = False
     open_streams: int = 0
     _closers: list[Engine] = field(default_factory=list)
+
+    def parser(self, file: Path) -> Ingest:
+        """Give the child that parses a file: large ones have one of their own."""
+        return self.large if file.stat().st_size > self.settings.max_parsed_at_once_bytes else self.ingest
 
     def sweep(self) -> None:
         """Remove what a service that was killed left; for the one service of a data directory, before it serves."""
@@ -59,7 +71,9 @@ class Services:
         self.watch.wake_all()
 
     def close(self) -> None:
-        """Close the database's connections."""
+        """End what works here, and close the database's connections."""
+        for lane in self.lanes:
+            lane.close()
         for engine in self._closers:
             engine.close()
         self.rooms.database.close()
@@ -99,16 +113,31 @@ def open_services(settings: Settings) -> Services:
     """Open what the API needs."""
     rooms, engine = open_rooms(settings)
     bounds = (settings.max_rows, settings.max_columns, settings.max_ingest_seconds, settings.max_ingest_bytes)
+    large = Ingest(*bounds)
     return Services(
         settings=settings,
         rooms=rooms,
         ingest=Ingest(*bounds),
         codec=Ingest(*bounds),
-        intake=Intake(rooms.datasets, rooms.blobs, Ingest(*bounds)),
+        large=large,
+        lanes=open_lanes(settings),
+        intake=Intake(rooms.datasets, rooms.blobs, large),
         inference=Inference(rooms.registry, settings.serve_on, settings.max_loaded_bytes, settings.max_predict_cells),
         watch=Watch(rooms.jobs),
         keys=Keys(rooms.database, settings.configured_key()),
         _closers=[engine],
+    )
+
+
+def open_lanes(settings: Settings) -> Lanes:
+    """Make the lanes of one process."""
+    at_once, seconds = settings.max_predictions or os.cpu_count() or 1, settings.predict_seconds
+    others = (settings.max_waiting, settings.request_seconds)
+    return Lanes(
+        predictions=Lane("predictions", at_once, settings.max_waiting_predictions, seconds),
+        evaluations=Lane("evaluations", settings.max_evaluations, *others),
+        uploads=Lane("uploads", settings.max_uploads, *others),
+        submissions=Lane("submissions", settings.max_submissions, *others),
     )
 
 

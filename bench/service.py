@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from app.client import Client
 from bench.about import MIB, RESULTS, ROOT, about, median
+from bench.servers import BARE, cpu_seconds, run, serve, stat, until
 
 RESULT = RESULTS / "service.json"
 LIBRARIES = ("fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy", "keras", "tensorflow")
@@ -32,14 +31,12 @@ SMALL_TABLE, WIDE_TABLE = (150, 4), (60, 784)
 #: no round begins after the first; what else is waited for must have happened by the second
 ENOUGH_SECONDS, LIMIT_SECONDS = 55.0, 240.0
 WARM_MIB, QUIET_SECONDS = 300, 0.4
-TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 WORKLOAD = {
     "trained_table": SMALL_TABLE,
     "predict": "networks 4→64→3 and 784→64→3, one row a request, JSON",
     "connections": CONNECTIONS,
     "seconds_per_load": LOAD_SECONDS,
 }
-_ADDRESS = re.compile(r" on (http://\S+)\s")
 
 
 def main() -> None:
@@ -49,13 +46,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fitserve-bench-") as name:
         folder = Path(name)
         ready = [_seconds_to_ready(folder / f"start{i}", deadline) for i in range(STARTS)]
-        bare_command = ("uvicorn", "bench.bare:app", "--port", "0", "--no-access-log")
-        with _serve(folder / "data", deadline) as (pid, url), _run(folder, deadline, *bare_command) as (bare, bare_url):
+        with serve(folder / "data", deadline) as (pid, url), run(folder, deadline, *BARE) as (bare, bare_url):
             with Client(url, "", timeout=LIMIT_SECONDS) as client:
                 idle = _resident_mib(pid)
                 small = [_seconds_to_model(client, pid, deadline) for _ in range(TRAININGS)]
                 _train_wide(client)
-            _until(lambda: _is_warm(pid), deadline)
+            until(lambda: _is_warm(pid), deadline)
             rounds: list[dict[str, dict[str, float]]] = []
             while len(rounds) < ROUNDS and (not rounds or time.monotonic() < began + ENOUGH_SECONDS):
                 rounds.append({})
@@ -92,41 +88,9 @@ def _rates(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
     return found
 
 
-@contextmanager
-def _run(folder: Path, deadline: float, *command: str, **settings: str) -> Iterator[tuple[int, str]]:
-    """Run a server; gives its process id, and the address that it says it serves on."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FITSERVE_")}
-    log = folder / f"{command[0]}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=ROOT, env=environment | settings, stdout=out, stderr=out
-        )
-
-    def address() -> str | None:
-        found = _ADDRESS.search(log.read_text(encoding="utf-8", errors="replace"))
-        if process.poll() is not None:
-            raise SystemExit(f"bench: {command[0]} ended with exit code {process.returncode}:\n{log.read_text()}")
-        return found[1] if found else None
-
-    try:
-        yield process.pid, _until(address, deadline)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@contextmanager
-def _serve(data: Path, deadline: float) -> Iterator[tuple[int, str]]:
-    data.mkdir()
-    settings = {"FITSERVE_PORT": "0", "FITSERVE_DATA_DIR": str(data)}
-    with _run(data, deadline, "app", "serve", **settings) as (pid, url), Client(url, "") as client:
-        _until(client.is_ready, deadline)
-        yield pid, url
-
-
 def _seconds_to_ready(data: Path, deadline: float) -> float:
     began = time.monotonic()
-    with _serve(data, deadline):
+    with serve(data, deadline):
         return time.monotonic() - began
 
 
@@ -135,7 +99,7 @@ def _seconds_to_model(client: Client, api: int, deadline: float) -> float:
     rng = np.random.default_rng(0)
     y = np.arange(SMALL_TABLE[0]) % 3
     x = rng.normal(y[:, None], 0.7, SMALL_TABLE)
-    _until(lambda: _is_warm(api), deadline)
+    until(lambda: _is_warm(api), deadline)
     began = time.monotonic()
     job = client.wait(client.train("small", data={"x": x, "y": y}))
     client.predict(job.ref, rows=x[:1])
@@ -152,39 +116,22 @@ def _train_wide(client: Client) -> None:
 def _load(pid: int, url: str, body: Path) -> dict[str, float]:
     """Load one server; gives its answers a second, and its CPU time for each in microseconds."""
     command = [sys.executable, "-m", "bench.load", url, str(body), str(CONNECTIONS), str(LOAD_SECONDS)]
-    before = _cpu_seconds(pid)
-    rate, answers = map(
+    before = cpu_seconds(pid)
+    rate, answers, _ = map(
         float, subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
     )
-    return {"per_second": round(rate, 1), "cpu_microseconds": round((_cpu_seconds(pid) - before) / answers * 1e6, 1)}
-
-
-def _until(look: Callable[[], Any], deadline: float) -> Any:
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"bench: expected all to be done within {LIMIT_SECONDS:.0f} seconds")
-        time.sleep(0.005)
-    return found
+    return {"per_second": round(rate, 1), "cpu_microseconds": round((cpu_seconds(pid) - before) / answers * 1e6, 1)}
 
 
 def _is_warm(api: int) -> bool:
     """Tell whether a training process, the API's grandchild, waits with everything imported."""
     for name in (folder.name for folder in Path("/proc").glob("[0-9]*")):
         with suppress(OSError):
-            if int(_stat(_stat(name)[1])[1]) == api and _resident_mib(int(name)) > WARM_MIB:
-                before = _cpu_seconds(int(name))
+            if int(stat(stat(name)[1])[1]) == api and _resident_mib(int(name)) > WARM_MIB:
+                before = cpu_seconds(int(name))
                 time.sleep(QUIET_SECONDS)
-                return _cpu_seconds(int(name)) == before
+                return cpu_seconds(int(name)) == before
     return False
-
-
-def _cpu_seconds(pid: int) -> float:
-    return sum(map(int, _stat(pid)[11:13])) * TICK_SECONDS
-
-
-def _stat(pid: int | str) -> list[str]:
-    """Give the fields of proc(5)'s stat from the third on; the fourth is the parent."""
-    return Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 def _resident_mib(pid: int) -> float:

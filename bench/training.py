@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import tempfile
@@ -21,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from app.lifeline import command
-from bench.about import RESULTS, ROOT, about, digits, median
+from bench.about import RESULTS, ROOT, about
 from bench.contestants import CONTESTANTS, FITSERVE, KERAS, SKLEARN, C, Workload, absent, request
+from bench.rounds import Goal, Round, cell, embed, ratio, rounded, spread, verdicts, written
 
 RESULT = RESULTS / "training.json"
-README = ROOT / "README.md"
-BEGIN, END = "<!-- bench.training: begin -->\n", "<!-- bench.training: end -->\n"
 LIBRARIES = ("keras", "tensorflow", "numpy", "scikit-learn")
 ROUNDS = 5
 #: no round begins after it but the first
@@ -39,11 +37,6 @@ FOREIGN = (
     "TF_NUM_INTEROP_THREADS",
     "TF_XLA_FLAGS",
 )
-
-#: seconds of each contestant in one round
-Seconds = Mapping[str, float | None]
-#: a round: the seconds of each workload
-Round = Mapping[str, Seconds]
 
 
 @dataclass(frozen=True)
@@ -89,32 +82,6 @@ ROWS = {
 }
 
 
-@dataclass(frozen=True)
-class Goal:
-    """Bounds of a ratio of two times, each named by its workload and its contestant.
-
-    Args:
-        scale: the ratio is divided by it.
-        is_of_each_round: whether the bounds hold for each round's ratio, and not only for the median.
-    """
-
-    title: str
-    over: tuple[str, str]
-    under: tuple[str, str]
-    least: float = 0.0
-    most: float = math.inf
-    scale: float = 1.0
-    is_of_each_round: bool = False
-
-    def judge(self, rounds: Sequence[Round]) -> dict[str, Any]:
-        """Give the ratio with its range, and whether the goal is met: None where nobody took part."""
-        found = _ratio(rounds, self.over, self.under, self.scale)
-        if found is None:
-            return {"goal": self.title, "ratio": None, "is_met": None}
-        low, high = ("least", "most") if self.is_of_each_round else ("median", "median")
-        return {"goal": self.title, "ratio": found, "is_met": self.least <= found[low] and found[high] <= self.most}
-
-
 def _faster(name: str, times: float) -> Goal:
     return Goal(f"{ROWS[name].title}: Keras ≥ {times:g} × ours", (name, KERAS), (name, FITSERVE), least=times)
 
@@ -156,9 +123,9 @@ def main() -> None:
     text = tables(document)
     output = asked.output or (None if asked.quick else RESULT)
     if output is not None:
-        output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        written(output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     if output == RESULT:
-        README.write_text(embedded(text, README.read_text(encoding="utf-8")), encoding="utf-8")
+        embed(text, "training")
     print(text)
 
 
@@ -231,31 +198,15 @@ def summary(rows: Mapping[str, Row], rounds: Sequence[Round]) -> dict[str, Any]:
             "title": row.title,
             "workload": {key: value for key, value in asdict(row.workload).items() if key != "epochs"},
             "epochs": dict(row.epochs),
-            "seconds": {who: _spread([s for s in found if s is not None]) for who, found in seconds.items()},
-            "times_ours": {who: _ratio(rounds, (name, who), (name, FITSERVE)) for who in others},
+            "seconds": {who: spread([s for s in found if s is not None]) for who, found in seconds.items()},
+            "times_ours": {who: ratio(rounds, (name, who), (name, FITSERVE)) for who in others},
         }
     return {
         "results": results,
         "goals": [goal.judge(rounds) for goal in GOALS],
         "absent": absent(),
-        "rounds": [
-            {name: {who: s and digits(s) for who, s in found.items()} for name, found in each.items()}
-            for each in rounds
-        ],
+        "rounds": rounded(rounds),
     }
-
-
-def _ratio(
-    rounds: Sequence[Round], over: tuple[str, str], under: tuple[str, str], scale: float = 1.0
-) -> dict[str, float] | None:
-    pairs = [(each[over[0]][over[1]], each[under[0]][under[1]]) for each in rounds]
-    return _spread([a / b / scale for a, b in pairs if a is not None and b is not None])
-
-
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {"median": median(values), "least": digits(min(values)), "most": digits(max(values))}
 
 
 def tables(document: Mapping[str, Any]) -> str:
@@ -271,26 +222,10 @@ def tables(document: Mapping[str, Any]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for found in document["results"].values():
-        cells = [_cell(found["times_ours"].get(who)) for who in (KERAS, SKLEARN, C)]
+        cells = [cell(found["times_ours"].get(who)) for who in (KERAS, SKLEARN, C)]
         lines.append(f"| {found['title']} | {found['seconds'][FITSERVE]['median']:g} | {' | '.join(cells)} |")
-    lines += ["", "| goal | ratio | |", "| --- | --- | --- |"]
-    for goal in document["goals"]:
-        verdict = {True: "met", False: "missed", None: "not measured"}[goal["is_met"]]
-        lines.append(f"| {goal['goal']} | {_cell(goal['ratio'])} | {verdict} |")
+    lines += ["", *verdicts(document["goals"])]
     return "\n".join(lines) + "\n"
-
-
-def _cell(spread: Mapping[str, float] | None) -> str:
-    return "" if spread is None else f"{spread['median']:g} ({spread['least']:g} to {spread['most']:g})"
-
-
-def embedded(text: str, page: str) -> str:
-    """Put the tables between the two marks of a page."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"bench: expected {BEGIN.strip()} and {END.strip()} in the page")
-    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from app.learning.batches import Examples
 from app.learning.network import Architecture
 from app.learning.spec import TrainSpec
 from app.learning.task import Task
-from bench import contestants, sgd, training
+from bench import contestants, rivals, rounds, serving, sgd, training
 from tests.service import ROOT, Service
 
 RECORD = {"records": [{"island": "Biscoe", "bill_length_mm": 49.1}]}
@@ -46,12 +47,12 @@ def test_load_counts_the_answers_that_the_service_gave(
         return sum(float(line.rpartition(" ")[2]) for line in counts)
 
     before = answered()
-    rate, count = map(float, load(f"{service.url}/api/v1/models/{penguins.ref}/predict", body).stdout.split())
+    rate, count, slowest = map(float, load(f"{service.url}/api/v1/models/{penguins.ref}/predict", body).stdout.split())
     after = answered()
 
     # what was on its way at the end is the service's and not the count's
     assert 0 < count <= after - before <= count + 2
-    assert rate > 0
+    assert min(rate, slowest) > 0
 
 
 def test_load_ends_with_the_answer_that_was_not_200(service: Service, body: Path) -> None:
@@ -110,16 +111,61 @@ def test_the_committed_training_figures_are_of_this_benchmark_and_in_the_readme(
         name: row.title for name, row in training.ROWS.items()
     }
     readme = (ROOT / "README.md").read_text()
-    assert training.embedded(training.tables(document), readme) == readme
+    assert rounds.embedded(training.tables(document), readme, "training") == readme
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the benchmark of serving says after one short round, without other servers."""
+    output = tmp_path_factory.mktemp("bench") / "serving.json"
+    command = [sys.executable, "-m", "bench.serving", "--quick", "--output", str(output)]
+    environment = {name: value for name, value in os.environ.items() if name != "PEERS"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    document: dict[str, Any] = json.loads(output.read_text())
+    assert serving.tables(document) == ended.stdout.removesuffix("\n")
+    return document
+
+
+def test_every_server_that_is_there_is_loaded_in_every_row_that_it_takes_part_in(served: dict[str, Any]) -> None:
+    assert list(served["results"]) == list(serving.ROWS)
+    for name, found in served["results"].items():
+        assert {rivals.OURS, *found["ours_to"]} == set(found["per_second"])
+        assert set(found["ours_to"]) == set(serving.ROWS[name].others)
+        for who, spread in [*found["per_second"].items(), *found["ours_to"].items()]:
+            assert (spread is None) == (who in served["absent"])
+            assert spread is None or 0 < spread["least"] <= spread["median"] <= spread["most"]
+    assert {rivals.LITSERVE, rivals.BENTOML, rivals.MLSERVER, rivals.RAY} == set(served["absent"])
+    assert [goal["goal"] for goal in served["goals"]] == [goal.title for goal in serving.GOALS]
+    assert all(spread["median"] > 0 for spread in served["p99_ms"].values())
+
+
+def test_the_committed_serving_figures_are_of_this_benchmark_and_in_the_readme() -> None:
+    document = json.loads((ROOT / "bench/results/serving.json").read_text())
+
+    assert {name: found["title"] for name, found in document["results"].items()} == {
+        name: row.title for name, row in serving.ROWS.items()
+    }
+    assert [goal["goal"] for goal in document["goals"]] == [goal.title for goal in serving.GOALS]
+    readme = (ROOT / "README.md").read_text()
+    assert rounds.embedded(serving.tables(document), readme, "serving") == readme
+
+
+def test_peers_are_asked_for_by_name() -> None:
+    assert [rivals.KERAS_PREDICT, rivals.KERAS_CALL] == [peer.name for peer in rivals.asked_for("")]
+    assert [rivals.LITSERVE, rivals.RAY] == [peer.name for peer in rivals.asked_for("Ray, litserve")[2:]]
+    assert list(rivals.PEERS) == rivals.asked_for("all")
+    with pytest.raises(SystemExit, match="got triton"):
+        rivals.asked_for("ray triton")
 
 
 def test_a_goal_is_judged_by_its_median_or_by_each_round() -> None:
-    rounds = [{"row": {"theirs": seconds, "ours": 1.0}} for seconds in (0.9, 2.0, 3.0)]
-    goal = training.Goal("twice", ("row", "theirs"), ("row", "ours"), least=2)
+    found = [{"row": {"theirs": seconds, "ours": 1.0}} for seconds in (0.9, 2.0, 3.0)]
+    goal = rounds.Goal("twice", ("row", "theirs"), ("row", "ours"), least=2)
 
-    assert goal.judge(rounds) == {"goal": "twice", "ratio": {"median": 2, "least": 0.9, "most": 3}, "is_met": True}
-    assert not replace(goal, is_of_each_round=True).judge(rounds)["is_met"]
-    assert not replace(goal, scale=10).judge(rounds)["is_met"]
+    assert goal.judge(found) == {"goal": "twice", "ratio": {"median": 2, "least": 0.9, "most": 3}, "is_met": True}
+    assert not replace(goal, is_of_each_round=True).judge(found)["is_met"]
+    assert not replace(goal, scale=10).judge(found)["is_met"]
     assert replace(goal, over=("row", "absent")).judge([{"row": {"absent": None, "ours": 1.0}}])["is_met"] is None
 
 

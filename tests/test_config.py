@@ -104,7 +104,7 @@ def test_a_flag_wins_over_its_variable(tmp_path: Path) -> None:
         ("--worker-name", "a/b", "pattern"),
         ("--serve-on", "tpu", "'auto', 'cpu' or 'gpu'"),
         ("--max-rows", "0", "greater than or equal to 1"),
-        ("--processes", "2", "less than or equal to 1"),
+        ("--processes", "65", "less than or equal to 64"),
         ("--drain-seconds", "inf", "less than or equal to 20"),
         ("--database-url", "mysql://u:SECRET@h/db", "expected sqlite:///PATH or postgresql://…, got scheme 'mysql'"),
         ("--store-url", "s3://bucket", "expected file:///PATH or nothing, got scheme 's3'"),

@@ -98,7 +98,7 @@ def test_the_metrics_that_the_readme_names_are_given(http: httpx.Client) -> None
 
     given = set(re.findall(r"^# TYPE (\S+) ", http.get("/metrics").text, re.MULTILINE))
 
-    assert len(named) == 5
+    assert len(named) == 8
     assert named - given == set()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 
+from app.admission import Lane
 from app.api.bodies import MULTIPART, media_type, spool, staging
 from app.api.deps import After, Given, Limit, json_body, json_request
 from app.api.problems import documented
@@ -104,21 +104,21 @@ async def receive(request: Request, given: Services, path: Path) -> tuple[str, i
     return form, found.size_bytes
 
 
-async def read(given: Services, raw: Path, form: str) -> Dataset | Parsed:
+async def read(given: Services, lane: Lane, raw: Path, form: str) -> Dataset | Parsed:
     """Parse a file, or give the data set of these very bytes. Stores nothing."""
-    before = await asyncio.to_thread(lambda: given.rooms.datasets.find(sha256_of(raw), form))
+    before = await lane.run(lambda: given.rooms.datasets.find(sha256_of(raw), form))
     if before is not None and before.status == "ready":
         return before
-    return await given.ingest.parse(raw, form, raw.with_name("table"))
+    return await given.parser(raw).parse(raw, form, raw.with_name("table"))
 
 
 async def keep(
-    given: Services, table: Dataset | Parsed, raw: Path, form: str, name: str | None
+    given: Services, lane: Lane, table: Dataset | Parsed, raw: Path, form: str, name: str | None
 ) -> tuple[Dataset, bool]:
     """Store what was read; gives the data set and whether it is new."""
     if isinstance(table, Dataset):
         return table, False
-    return await asyncio.to_thread(given.rooms.datasets.add, name, form, raw, table)
+    return await lane.run(lambda: given.rooms.datasets.add(name, form, raw, table))
 
 
 @router.post(
@@ -146,14 +146,17 @@ async def upload(
     """
     if name is not None and not name.isprintable():
         raise Invalid.at(("query", "name"), "Expected a name of printable characters.")
-    with staging(given) as folder:
-        raw = folder / "raw"
-        form, size = await receive(request, given, raw)
-        if size > given.settings.max_parsed_at_once_bytes:
-            dataset, is_new = await asyncio.to_thread(given.rooms.datasets.add_unread, name, form, raw)
-            given.intake.wake()
-        else:
-            dataset, is_new = await keep(given, await read(given, raw, form), raw, form, name)
+    lane = given.lanes.uploads
+    async with lane.place():
+        with staging(given) as folder:
+            raw = folder / "raw"
+            form, size = await receive(request, given, raw)
+            if size > given.settings.max_parsed_at_once_bytes:
+                dataset, is_new = await lane.run(lambda: given.rooms.datasets.add_unread(name, form, raw))
+                given.intake.wake()
+            else:
+                table = await read(given, lane, raw, form)
+                dataset, is_new = await keep(given, lane, table, raw, form, name)
     response.status_code = 202 if dataset.status == "processing" else 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/datasets/{dataset.id}"
     return DatasetOut.of(dataset)
@@ -190,7 +193,18 @@ def get_rows(id: Id, given: Given, limit: Limit = 50) -> Any:
 )
 async def patch_dataset(id: Id, body: Annotated[DatasetPatch, Depends(json_body(DatasetPatch))], given: Given) -> Any:
     """Read the uploaded bytes again with these kinds; jobs keep the kinds they were submitted with."""
-    dataset = await asyncio.to_thread(given.rooms.datasets.get_ready, id)
+    lane = given.lanes.uploads
+    async with lane.place():
+        dataset = await lane.run(lambda: given.rooms.datasets.get_ready(id))
+        kinds = _corrected(dataset, body)
+        raw = given.rooms.datasets.raw_path(dataset)
+        with staging(given) as folder:
+            parsed = await given.parser(raw).parse(raw, dataset.format, folder / "table", kinds)
+            changed = await lane.run(lambda: given.rooms.datasets.replace_table(id, parsed, dataset.table_key))
+    return DatasetOut.of(changed)
+
+
+def _corrected(dataset: Dataset, body: DatasetPatch) -> dict[str, str]:
     known = {column["name"] for column in dataset.columns}
     for name, correction in body.columns.items():
         if name not in known:
@@ -198,12 +212,7 @@ async def patch_dataset(id: Id, body: Annotated[DatasetPatch, Depends(json_body(
         if correction.kind not in ("numeric", "categorical", "boolean", "text"):
             raise Invalid.at(("columns", name, "kind"), "Expected numeric, categorical, boolean or text.")
     kinds = {column["name"]: column["kind"] for column in dataset.columns if column["kind"] != "datetime"}
-    kinds |= {name: correction.kind for name, correction in body.columns.items()}
-    raw = given.rooms.datasets.raw_path(dataset)
-    with staging(given) as folder:
-        parsed = await given.ingest.parse(raw, dataset.format, folder / "table", kinds)
-        changed = await asyncio.to_thread(given.rooms.datasets.replace_table, id, parsed, dataset.table_key)
-    return DatasetOut.of(changed)
+    return kinds | {name: correction.kind for name, correction in body.columns.items()}
 
 
 @router.delete(

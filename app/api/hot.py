@@ -106,9 +106,10 @@ class Hot:
 
     async def _answer(self, ref: Ref, form: str, receive: _Body) -> tuple[bytes, list[tuple[bytes, bytes]]] | None:
         body = await receive.read(self._given.settings.max_predict_bytes)
-        if body is None:
+        lane = self._given.lanes.predictions
+        if body is None or lane.is_full:
             return None
-        inference = self._given.inference
+        inference, entered = self._given.inference, lane.enter()
         try:
             loaded = inference.known(ref) or await self._ask(ref)
             if loaded is None:
@@ -121,6 +122,8 @@ class Hot:
             # what is wrong here need not be wrong there
             logger.exception("the short way failed")
             return None
+        finally:
+            lane.leave(entered)
         return None if answer is None else (answer, served.headers(answer))
 
     async def _ask(self, ref: Ref) -> Loaded | None:

@@ -121,24 +121,26 @@ async def train(
     resolved specification, the columns and classes, what looks odd, and an estimate of time and memory.
     """
     require_json(request)
-    with staging(given) as folder:
-        body = folder / "body"
-        await spool(request, body, given.settings.json_bytes)
-        digest = await asyncio.to_thread(_digest, name, body)
-        job = None
-        if idempotency_key is not None and not dry_run:
-            job = await asyncio.to_thread(given.rooms.jobs.find_submitted, idempotency_key, digest)
-        if job is None or dry_run:
-            data = folder / "data"
-            spec, table = await _read(given, body, data)
-            prepared = await asyncio.to_thread(prepare, given.rooms, table, spec, job_limits(given.settings))
-            if dry_run:
-                told = await asyncio.to_thread(tell, given.rooms, table, prepared)
-                return Response(DryRun.model_validate(told).model_dump_json(by_alias=True), media_type=JSON)
-            await asyncio.to_thread(given.rooms.jobs.check_queue)
-            dataset, _ = await keep(given, table, data, "json", None)
-            new = prepared.job(name, dataset)
-            job = await asyncio.to_thread(given.rooms.jobs.submit, new, idempotency_key, digest)
+    lane = given.lanes.submissions
+    async with lane.place():
+        with staging(given) as folder:
+            body = folder / "body"
+            await spool(request, body, given.settings.json_bytes)
+            digest = await lane.run(lambda: _digest(name, body))
+            job = None
+            if idempotency_key is not None and not dry_run:
+                job = await lane.run(lambda: given.rooms.jobs.find_submitted(idempotency_key, digest))
+            if job is None or dry_run:
+                data = folder / "data"
+                spec, table = await _read(given, body, data)
+                prepared = await lane.run(lambda: prepare(given.rooms, table, spec, job_limits(given.settings)))
+                if dry_run:
+                    told = await lane.run(lambda: tell(given.rooms, table, prepared))
+                    return Response(DryRun.model_validate(told).model_dump_json(by_alias=True), media_type=JSON)
+                await lane.run(given.rooms.jobs.check_queue)
+                dataset, _ = await keep(given, lane, table, data, "json", None)
+                new = prepared.job(name, dataset)
+                job = await lane.run(lambda: given.rooms.jobs.submit(new, idempotency_key, digest))
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     return JobOut.of(job)
 
@@ -148,7 +150,7 @@ def _digest(name: str, body: Path) -> str:
 
 
 async def _read(given: Services, body: Path, data: Path) -> tuple[TrainSpec, Dataset | Parsed]:
-    reply = await given.codec.split(body, data)
+    reply = await given.parser(body).split(body, data)
     document: dict[str, Any] = reply["rest"]
     dataset_id = document.pop("dataset", None)
     if (dataset_id is None) == (not reply["has_data"]):
@@ -158,10 +160,10 @@ async def _read(given: Services, body: Path, data: Path) -> tuple[TrainSpec, Dat
     except ValidationError as error:
         raise invalid(error) from error
     if dataset_id is None:
-        return spec, await read(given, data, "json")
+        return spec, await read(given, given.lanes.submissions, data, "json")
     if not isinstance(dataset_id, str):
         raise Invalid.at(("dataset",), "Expected dataset to be an id.")
-    return spec, await asyncio.to_thread(given.rooms.datasets.get_ready, dataset_id)
+    return spec, await given.lanes.submissions.run(lambda: given.rooms.datasets.get_ready(dataset_id))
 
 
 @router.get("/jobs", response_model=JobPage, summary="List jobs", responses=documented(422))

@@ -60,9 +60,15 @@ def _checks(given: Services) -> dict[str, str]:
     summary="Prometheus metrics",
     responses=documented(ok={"content": {"text/plain": {"schema": {"type": "string"}}}}),
 )
-def get_metrics() -> Response:
-    """Give every metric in Prometheus's text format."""
-    return Response(generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+async def get_metrics(given: Given) -> Response:
+    """Give every metric in Prometheus's text format; where several processes serve, of all of them."""
+    page = await asyncio.to_thread(own_page) if given.totals is None else await given.totals.page()
+    return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def own_page() -> bytes:
+    """Give this process's metrics in Prometheus's text format."""
+    return generate_latest(REGISTRY)
 
 
 @router.get("/api/v1/system", summary="What this system is", responses=documented())
@@ -78,6 +84,7 @@ def get_system(given: Given) -> dict[str, Any]:
         "devices": [{"id": "cpu", "name": platform.machine(), "memory_bytes": None}, *given.inference.gpus],
         "serves_on": "gpu:0" if given.inference.serves_on_gpu else "cpu",
         "loaded": given.inference.devices(),
+        "processes": settings.processes,
         "queue": {"queued": counts.get("queued", 0), "running": counts.get("running", 0)},
         "workers": given.rooms.workers.list(),
         "limits": limits,
@@ -115,6 +122,19 @@ def open_meter(given: Services, tally: Tally) -> MeterProvider:
     def insecure(_options: CallbackOptions) -> list[Observation]:
         return [Observation(int(given.settings.insecure_no_auth))]
 
+    def at_work(_options: CallbackOptions) -> list[Observation]:
+        return [Observation(lane.running + lane.passing, {"lane": lane.name}) for lane in given.lanes]
+
+    def waiting(_options: CallbackOptions) -> list[Observation]:
+        return [Observation(lane.waiting, {"lane": lane.name}) for lane in given.lanes]
+
+    def refused(_options: CallbackOptions) -> list[Observation]:
+        full = [Observation(lane.refused, {"lane": lane.name, "reason": "full"}) for lane in given.lanes]
+        return full + [Observation(lane.expired, {"lane": lane.name, "reason": "deadline"}) for lane in given.lanes]
+
+    meter.create_observable_gauge("fitserve_requests_at_work", [at_work], description="Requests that hold a place.")
+    meter.create_observable_gauge("fitserve_requests_waiting", [waiting], description="Requests that wait for one.")
+    meter.create_observable_counter("fitserve_requests_refused", [refused], description="Requests that got none.")
     meter.create_observable_gauge("fitserve_jobs", [jobs], description="Jobs by status.")
     meter.create_observable_gauge("fitserve_event_streams", [streams], description="Open event streams.")
     meter.create_observable_gauge("fitserve_loaded_versions", [loaded], description="Versions in memory.")

@@ -127,17 +127,21 @@ async def predict(
     if form is None:
         came = media_type(request)[:80] or "none"
         raise UnsupportedMedia(f"Expected Content-Type {', '.join(PREDICT_FORMS)}; got {came!r}.")
+    lane = given.lanes.predictions
+    lane.check()
+    # a place is for work: a client that sends slowly has none
     body = await read_body(request, given.settings.max_predict_bytes)
-    if form in TRANSCODED:
-        body, form = await _transcode(given, form, body), "json"
-    ask = _Ask(Ref.parse(ref), form, body, on_error == "null", given.settings.max_predict_bytes)
-    found = await asyncio.to_thread(_predict, given.inference, ask)
-    answer = await asyncio.to_thread(WRITERS[answer_form], found, top_k)
+    async with lane.place():
+        if form in TRANSCODED:
+            body, form = await _transcode(given, form, body), "json"
+        ask = _Ask(Ref.parse(ref), form, body, on_error == "null", given.settings.max_predict_bytes)
+        found = await lane.run(lambda: _predict(given.inference, ask))
+        answer = await lane.run(lambda: WRITERS[answer_form](found, top_k))
+        if answer_form == ARROW:
+            answer = await _to_arrow(given, answer)
     headers = {"X-Model": f"{found.loaded.version.model}@{found.loaded.version.version}"}
     if answer_form != "application/json":
         headers["X-Warnings-Total"] = str(len(found.notes))
-    if answer_form == ARROW:
-        answer = await _to_arrow(given, answer)
     return Response(answer, media_type=answer_form, headers=headers)
 
 
@@ -199,27 +203,35 @@ async def evaluate(
     `by` adds `slices`, one for each value of a column, with the main figures of its rows. A stored data set takes a key
     that may read it, one with the scope `train`.
     """
-    loaded = await asyncio.to_thread(given.inference.get, Ref.parse(ref))
-    with staging(given) as folder:
-        raw, table_path = folder / "body", folder / "table"
-        form, _ = await receive(request, given, raw)
-        dataset_id = None
-        if form == "json" and media_type(request) != MULTIPART:
-            reply = await given.codec.split(raw, folder / "data")
-            dataset_id = reply["rest"].pop("dataset", None)
-            if (dataset_id is not None) == reply["has_data"] or reply["rest"]:
-                raise Invalid('Expected an object with one of "dataset" and "data".')
-            raw = folder / "data"
-        if dataset_id is None:
-            await given.ingest.parse(raw, form, table_path)
-        elif isinstance(dataset_id, str):
-            # its slices and scores tell what is in it
-            require(request, "train")
-            dataset = await asyncio.to_thread(given.rooms.datasets.get_ready, dataset_id)
-            table_path = given.rooms.datasets.path(dataset.table_key)
-        else:
-            raise Invalid.at(("dataset",), "Expected dataset to be an id.")
-        return await asyncio.to_thread(lambda: _evaluate(given, loaded, table_path, by))
+    lane = given.lanes.evaluations
+    async with lane.place():
+        loaded = await lane.run(lambda: given.inference.get(Ref.parse(ref)))
+        with staging(given) as folder:
+            path = await _labelled(request, given, folder)
+            return await lane.run(lambda: _evaluate(given, loaded, path, by))
+
+
+async def _labelled(request: Request, given: Services, folder: Path) -> Path:
+    """Give the table that a request is about: a data set's, or one in the folder that its body is parsed into."""
+    raw = folder / "body"
+    form, _ = await receive(request, given, raw)
+    parser = given.parser(raw)
+    dataset_id = None
+    if form == "json" and media_type(request) != MULTIPART:
+        reply = await parser.split(raw, folder / "data")
+        dataset_id = reply["rest"].pop("dataset", None)
+        if (dataset_id is not None) == reply["has_data"] or reply["rest"]:
+            raise Invalid('Expected an object with one of "dataset" and "data".')
+        raw = folder / "data"
+    if dataset_id is None:
+        await parser.parse(raw, form, folder / "table")
+        return folder / "table"
+    if not isinstance(dataset_id, str):
+        raise Invalid.at(("dataset",), "Expected dataset to be an id.")
+    # its slices and scores tell what is in it
+    require(request, "train")
+    dataset = await given.lanes.evaluations.run(lambda: given.rooms.datasets.get_ready(dataset_id))
+    return given.rooms.datasets.path(dataset.table_key)
 
 
 def _evaluate(given: Services, loaded: Loaded, path: Path, by: str | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from app import errors
 from app.api.plain_errors import is_plain, nowhere, plain_error
-from app.errors import FAULT_LIMIT, Fault, FitserveError, Invalid, Malformed, Unavailable
+from app.errors import FAULT_LIMIT, Busy, Fault, FitserveError, Invalid, Malformed, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ STATUSES: dict[type[FitserveError], int] = {
     errors.Forbidden: 403,
     errors.NotReady: 503,
     errors.Overloaded: 429,
+    errors.Busy: 503,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
     errors.Corrupt: 503,
@@ -160,7 +161,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, FitserveError)
         if isinstance(error, Unavailable):
             logger.error("database unavailable", exc_info=error)
-        return _problem(request, STATUSES[type(error)], error.code, error.message, error.faults)
+        headers = {"Retry-After": str(error.retry_seconds)} if isinstance(error, Busy) else {}
+        return _problem(request, STATUSES[type(error)], error.code, error.message, error.faults, headers)
 
     async def request_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

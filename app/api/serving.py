@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -46,8 +45,12 @@ async def answer(request: Request, given: Services, work: Work[Answer]) -> Answe
     """Read a request's body, and answer it in a thread by the version that its path names.
 
     Raises:
+        Busy: there are too many predictions.
         whatever `read_body`, `Inference.get` and `work` do.
     """
+    lane = given.lanes.predictions
+    lane.check()
+    # a place is for work: a client that sends slowly has none
     body = await read_body(request, given.settings.max_predict_bytes)
     watch = Stopwatch()
 
@@ -57,4 +60,5 @@ async def answer(request: Request, given: Services, work: Work[Answer]) -> Answe
         with given.statistics.measured(loaded.version.key, watch):
             return work(Turn(given, loaded, watch), body)
 
-    return await asyncio.to_thread(run)
+    async with lane.place():
+        return await lane.run(run)

@@ -13,7 +13,7 @@ from tests.api.conftest import LIMITS
 from tests.api.wire import check_problem, connect, head, read_answer
 from tests.conftest import Start
 
-SYSTEM = {"version", "python", "libraries", "devices", "serves_on", "loaded", "queue", "workers", "limits"}
+SYSTEM = {"version", "python", "libraries", "devices", "serves_on", "loaded", "processes", "queue", "workers", "limits"}
 
 
 def test_alive_and_ready(http: httpx.Client) -> None:

@@ -1,17 +1,24 @@
-"""HTTP on a socket: uvicorn's protocol with a limit on a request's head, and fewer writes. Knows no application."""
+"""Connections: how many there may be, and how a request's head may come; what is no HTTP is answered here. Fewer writes."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from http import HTTPStatus
 from typing import Any, cast
 
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.problems import problem
+from app.admission import Lane
+from app.api.problems import RETRY_AFTER_SECONDS, problem
+from app.errors import Busy
 
 MAX_HEAD_BYTES = 16 * 1024
+MAX_CONNECTIONS = 1000
+#: the ends of the paths that predict, whatever the protocol
+_PREDICTS = re.compile(rb"[/:](?:predict|classify|regress|infer)(?:\?|$)")
 #: what is written at once, without waiting for more
 CORKED_BYTES = 64 * 1024
 
@@ -52,9 +59,10 @@ class _Corked:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with a cap on the request's head, and a time by which it must be there."""
+    """uvicorn's protocol with caps on connections and on a request's head, and a time by which the head must be there."""
 
     head_seconds: float = 10.0
+    predictions: Lane
     _clock: asyncio.TimerHandle | None = None
     _in_head = True
     #: of the head, in the pieces before the one that is parsed now, and of that one
@@ -106,7 +114,18 @@ class Protocol(HttpToolsProtocol):
             parsed = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             self._is_too_large = self._is_too_large or max(self._head_bytes, parsed) > MAX_HEAD_BYTES
         if not self._is_too_large:
+            self.app = self._refusal() or self.config.loaded_app
             super().on_headers_complete()
+
+    def _refusal(self) -> ASGIApp | None:
+        """Give what answers in the application's place: nearly all of a busy process's time is to go to those it serves."""
+        if len(self.connections) > MAX_CONNECTIONS:
+            detail = f"Expected at most {MAX_CONNECTIONS} connections, got one more; try again later."
+            # uvicorn's own answer is plain text
+            return _Refusal(Busy(detail, RETRY_AFTER_SECONDS), {"Connection": "close"})
+        if self.predictions.is_full and _PREDICTS.search(self.url):
+            return _Refusal(self.predictions.refusal(), {})
+        return None
 
     def _stop_clock(self) -> None:
         if self._clock is not None:
@@ -127,3 +146,16 @@ class Protocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self.transport is not None:
             self.transport.close()
+
+
+class _Refusal:
+    """An ASGI application that says when to come back. It is counted, and has no line in the log."""
+
+    def __init__(self, busy: Busy, headers: dict[str, str]) -> None:
+        self._busy, self._headers = busy, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = secrets.token_hex(8)
+        headers = {"X-Request-ID": request_id, "Retry-After": str(self._busy.retry_seconds), **self._headers}
+        answer = problem(503, self._busy.code, self._busy.message, request_id, headers=headers, path=scope["path"])
+        await answer(scope, receive, send)

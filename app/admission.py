@@ -1,0 +1,174 @@
+"""Admission: who starts at once, who waits for a place, and who is told to come back. Knows nothing of HTTP.
+
+Each kind of work has a lane with places of its own, so that a flood of one kind takes nothing from another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from app.errors import Busy
+
+T = TypeVar("T")
+
+#: how much the last one counts in the mean time that a place is taken
+_NEWEST = 0.1
+#: nobody is sent away for longer
+_LONGEST_RETRY_SECONDS = 60
+
+
+class Lane:
+    """Places for one kind of work, and a queue before them; for the tasks of one event loop.
+
+    Args:
+        name: what there are too many of, in the plural.
+        places: how many are at work at once.
+        waiting: how many may wait for a place.
+        seconds: how long one may wait and work.
+    """
+
+    def __init__(self, name: str, places: int, waiting: int, seconds: float) -> None:
+        self.name = name
+        self.running = 0
+        #: how many are there without a place, for work that never waits
+        self.passing = 0
+        #: how many were sent away because the queue was full, and how many were given up because their time was over
+        self.refused = self.expired = 0
+        self._places, self._longest_queue, self._seconds = places, waiting, seconds
+        self._queue: deque[asyncio.Future[None]] = deque()
+        #: the mean time that a place was taken
+        self._taken_seconds = 0.0
+        # threads of its own: work that waits for a shared one would wait for other lanes
+        self._threads = ThreadPoolExecutor(places, name)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._queue)
+
+    @property
+    def retry_seconds(self) -> int:
+        """When those who are here now will be done, at the rate of late; whole seconds, at least 1."""
+        ahead = self.running + self.passing + self.waiting
+        return min(max(math.ceil(ahead * self._taken_seconds / self._places), 1), _LONGEST_RETRY_SECONDS)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one who came now could not even wait."""
+        return self.running + self.passing + self.waiting >= self._places + self._longest_queue
+
+    def refusal(self) -> Busy:
+        """Count and make the error of one who came to a full lane."""
+        self.refused += 1
+        most = self._places + self._longest_queue
+        return Busy(f"Expected at most {most} {self.name} at once; try again later.", self.retry_seconds)
+
+    def check(self) -> None:
+        """Refuse one who could not even wait: to be asked before a body is read.
+
+        Raises:
+            Busy: the lane is full.
+        """
+        if self.is_full:
+            raise self.refusal()
+
+    def enter(self) -> float:
+        """Begin at once, without a place, what never waits; gives the time, for `leave`.
+
+        Raises:
+            Busy: as `check`.
+        """
+        self.check()
+        self.passing += 1
+        return time.perf_counter()
+
+    def leave(self, entered: float) -> None:
+        """End what began so."""
+        self.passing -= 1
+        self._note(time.perf_counter() - entered)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Hold a place, after those who came before.
+
+        Raises:
+            Busy: the queue is full; or the time is over, and what the block awaits was cancelled.
+        """
+        self.check()
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+                await self._wait()
+                entered = time.perf_counter()
+                try:
+                    yield
+                finally:
+                    self._note(time.perf_counter() - entered)
+                    self._pass_on()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            self.expired += 1
+            raise Busy(
+                f"Expected {self.name} that wait and work for at most {self._seconds:g} seconds; try again later.",
+                self.retry_seconds,
+            ) from error
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Work on a thread of the lane's own; to be awaited at a place."""
+        # what is logged there has the request's id
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _note(self, seconds: float) -> None:
+        self._taken_seconds += (seconds - self._taken_seconds) * (_NEWEST if self._taken_seconds else 1)
+
+    async def _wait(self) -> None:
+        if self.running < self._places:
+            self.running += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                with suppress(ValueError):
+                    self._queue.remove(turn)
+            else:
+                # it was handed a place while its time ran out
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.running -= 1
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The lanes of one process."""
+
+    predictions: Lane
+    evaluations: Lane
+    uploads: Lane
+    submissions: Lane
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter((self.predictions, self.evaluations, self.uploads, self.submissions))

@@ -1,0 +1,179 @@
+"""Lanes: places in order of arrival, refusals that are counted, and no place that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.admission import Lane
+from app.errors import Busy
+
+
+@pytest.fixture
+def lane() -> Iterator[Lane]:
+    """Two places, two who may wait, and as much time as anybody needs."""
+    made = Lane("tests", 2, 2, 60)
+    yield made
+    made.close()
+
+
+async def hold(lane: Lane, until: asyncio.Event, order: list[int] | None = None, name: int = 0) -> None:
+    async with lane.place():
+        if order is not None:
+            order.append(name)
+        await until.wait()
+
+
+def test_those_who_find_no_place_wait_in_order_and_one_too_many_is_refused(lane: Lane) -> None:
+    async def run() -> None:
+        done, order = asyncio.Event(), list[int]()
+        tasks = [asyncio.create_task(hold(lane, done, order, i)) for i in range(4)]
+        await asyncio.sleep(0)
+
+        assert (2, 2, [0, 1]) == (lane.running, lane.waiting, order)
+        with pytest.raises(Busy, match="at most 4 tests at once"):
+            await hold(lane, done)
+        with pytest.raises(Busy):
+            lane.check()
+        with pytest.raises(Busy):
+            lane.enter()
+        done.set()
+        await asyncio.gather(*tasks)
+
+        assert [0, 1, 2, 3] == order
+        assert (0, 0, 3, 0) == (lane.running, lane.waiting, lane.refused, lane.expired)
+
+    asyncio.run(run())
+
+
+def test_one_whose_time_is_over_is_given_up_whether_it_waits_or_works() -> None:
+    lane = Lane("tests", 1, 1, 0.05)
+
+    async def run() -> None:
+        never = asyncio.Event()
+        ended = await asyncio.gather(hold(lane, never), hold(lane, never), return_exceptions=True)
+
+        assert [Busy, Busy] == [type(each) for each in ended]
+        assert (0, 0, 0, 2) == (lane.running, lane.waiting, lane.refused, lane.expired)
+        # and the place is there for the next one
+        async with lane.place():
+            assert lane.running == 1
+
+    asyncio.run(run())
+    lane.close()
+
+
+def test_a_time_out_of_the_work_itself_is_not_taken_for_the_lane_s(lane: Lane) -> None:
+    async def run() -> None:
+        async with lane.place():
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
+    assert (0, 0) == (lane.running, lane.expired)
+
+
+def test_the_work_of_a_lane_has_as_many_threads_as_places(lane: Lane) -> None:
+    names: set[str] = set()
+
+    def work() -> int:
+        names.add(threading.current_thread().name)
+        return len(names)
+
+    async def run() -> None:
+        await asyncio.gather(*(lane.run(work) for _ in range(20)))
+
+    asyncio.run(run())
+    assert 1 <= len(names) <= 2
+
+
+def test_who_is_refused_is_told_to_come_back_when_those_ahead_will_be_done() -> None:
+    lane = Lane("tests", 1, 10, 60)
+
+    async def run() -> int:
+        done = asyncio.Event()
+        first = asyncio.create_task(hold(lane, done))
+        await asyncio.sleep(0.3)
+        done.set()
+        await first
+        later = asyncio.Event()
+        tasks = [asyncio.create_task(hold(lane, later)) for _ in range(11)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy) as refused:
+            lane.check()
+        later.set()
+        await asyncio.gather(*tasks)
+        return refused.value.retry_seconds
+
+    # eleven, each as long as the one before them took
+    assert asyncio.run(run()) >= 4
+    lane.close()
+
+
+STEPS = ("come", "enter", "end", "leave", "cancel", "end_and_cancel")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    places=st.integers(1, 3),
+    waiting=st.integers(1, 3),
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9), st.integers(0, 9)), max_size=40),
+)
+def test_whoever_comes_ends_or_gives_up_no_place_is_lost_or_used_twice(
+    places: int, waiting: int, steps: list[tuple[str, int, int]]
+) -> None:
+    lane = Lane("tests", places, waiting, 60)
+
+    async def run() -> None:
+        live: list[tuple[asyncio.Task[None], asyncio.Event]] = []
+        entered: list[float] = []
+        for step, one, other in steps:
+            if step == "come":
+                done = asyncio.Event()
+                live.append((asyncio.create_task(hold(lane, done)), done))
+            elif step == "enter" and not lane.is_full:
+                entered.append(lane.enter())
+            elif step == "leave" and entered:
+                lane.leave(entered.pop())
+            elif step == "end" and live:
+                live[one % len(live)][1].set()
+            elif step == "cancel" and live:
+                live[one % len(live)][0].cancel()
+            elif step == "end_and_cancel" and live:
+                # as one leaves, the one who is handed the place is given up
+                live[one % len(live)][1].set()
+                await asyncio.sleep(0)
+                live[other % len(live)][0].cancel()
+            await asyncio.sleep(0)
+            assert 0 <= lane.running <= places
+            assert lane.passing == len(entered)
+        for each in entered:
+            lane.leave(each)
+        for _, done in live:
+            done.set()
+        await asyncio.gather(*(task for task, _ in live), return_exceptions=True)
+        assert (0, 0, 0) == (lane.running, lane.passing, lane.waiting)
+        async with lane.place():
+            assert lane.running == 1
+
+    asyncio.run(run())
+    lane.close()
+
+
+def test_those_who_pass_take_no_place_from_those_who_wait(lane: Lane) -> None:
+    async def run() -> None:
+        passing = [lane.enter() for _ in range(3)]
+        async with lane.place():
+            assert (1, 3) == (lane.running, lane.passing)
+            with pytest.raises(Busy):
+                lane.check()
+        for each in passing:
+            lane.leave(each)
+        assert not lane.is_full
+
+    asyncio.run(run())
