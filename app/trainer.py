@@ -100,13 +100,12 @@ def _write(
 ) -> dict[str, Any]:
     """Measure what was fitted, and write it as a version's files; gives what `train` does."""
     runtime = OnnxRuntime(architecture, fitted.weights)
-    train_set, validation = (
-        None if each is None else sample(each, len(data.classes)) for each in (data.train, data.validation)
+    ours, theirs = (
+        # of two samples one at a time is in memory
+        None if each is None else _figures(runtime, sample(each, len(data.classes)), architecture, fitted, spec)
+        for each in (data.train, data.validation)
     )
-    assert train_set is not None
-    _check_parity(architecture, fitted, runtime, train_set.x[:PARITY_ROWS])
-    ours = _figures(runtime, train_set, architecture, fitted.weights, spec)
-    theirs = None if validation is None else _figures(runtime, validation, architecture, fitted.weights, spec)
+    assert ours is not None
     optimizer = spec.optimizer.model_copy(update={"learning_rate": fitted.learning_rate})
     records, x = data.golden
     made = artifact.Artifact(
@@ -229,11 +228,12 @@ def _check_parity(architecture: Architecture, fitted: fit.Fitted, runtime: OnnxR
 
 
 def _figures(
-    runtime: OnnxRuntime, examples: Examples, architecture: Architecture, weights: Any, spec: TrainSpec
+    runtime: OnnxRuntime, examples: Examples, architecture: Architecture, fitted: fit.Fitted, spec: TrainSpec
 ) -> dict[str, Any]:
+    _check_parity(architecture, fitted, runtime, examples.x[:PARITY_ROWS])
     smoothing = spec.fit.label_smoothing
     found = metrics.evaluate(
-        runtime.logits(examples.x), examples.y, label_smoothing=smoothing, penalty=architecture.penalty(weights)
+        runtime.logits(examples.x), examples.y, label_smoothing=smoothing, penalty=architecture.penalty(fitted.weights)
     )
     names = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc_ovr")
     return {name: getattr(found, name) for name in names}

@@ -21,6 +21,8 @@ BATCH_NORM_EPSILON = 1e-3  # keras.layers.BatchNormalization's default
 LEAKY_RELU_SLOPE = 0.2  # keras.activations.leaky_relu's default
 _OPSET = 20  # the first with Gelu
 _IR_VERSION = 10
+#: rows that are computed at once
+CALL_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,18 @@ class OnnxRuntime:
 
     def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map float32 (n, d) to class probabilities float32 (n, k)."""
-        (out,) = self._session.run(["probabilities"], {"x": x})
-        return out  # type: ignore[no-any-return]
+        return self._run("probabilities", x)
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map float32 (n, d) to the softmax's inputs, float32 (n, k)."""
-        (out,) = self._session.run(["logits"], {"x": x})
-        return out  # type: ignore[no-any-return]
+        return self._run("logits", x)
+
+    def _run(self, output: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        # what a call holds between the layers grows with its rows
+        parts = [
+            self._session.run([output], {"x": x[at : at + CALL_ROWS]})[0] for at in range(0, max(len(x), 1), CALL_ROWS)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def to_onnx(architecture: Architecture, weights: Weights, rescaling: Rescaling | None = None) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.learning.network import Architecture, Dense, OnnxRuntime, to_onnx
+from app.learning.network import CALL_ROWS, Architecture, Dense, OnnxRuntime, to_onnx
 from app.learning.spec import Activation, TrainSpec, count_parameters
 
 ACTIVATIONS = get_args(Activation)
@@ -106,6 +106,18 @@ def test_a_row_has_the_same_bits_whatever_its_batch(units: int) -> None:
         parts = [runtime.probabilities(x[i : i + size]) for i in range(0, len(x), size)]
         assert whole.tobytes() == np.concatenate(parts).tobytes()
     assert whole[::-1].tobytes() == runtime.probabilities(np.ascontiguousarray(x[::-1])).tobytes()
+
+
+def test_rows_beyond_one_call_have_the_bits_that_they_have_alone() -> None:
+    of = Architecture(3, (Dense(5, "relu"), Dense(2, "softmax")))
+    runtime = OnnxRuntime(of, random_weights(of))
+    x = np.random.default_rng(0).normal(size=(2 * CALL_ROWS + 1, 3)).astype(np.float32)
+
+    logits = runtime.logits(x)
+
+    assert (len(x), 2) == logits.shape
+    for row in (0, CALL_ROWS - 1, CALL_ROWS, 2 * CALL_ROWS):
+        np.testing.assert_array_equal(logits[row], runtime.logits(x[row : row + 1])[0])
 
 
 def test_no_rows_give_no_answers() -> None:
