@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from app.machine import gpus, machine_bytes, out_of_memory_kills, processor
 from tests.cgroup import memory_limit
 from tests.service import ROOT
@@ -32,6 +34,7 @@ def test_the_memory_is_at_most_that_of_the_whole_machine() -> None:
     assert 64 * MIB < machine_bytes() <= whole
 
 
+@pytest.mark.memory_group
 def test_a_group_that_holds_a_process_to_less_memory_counts() -> None:
     with memory_limit(512 * MIB) as members:
         join = f"Path({str(members)!r}).write_text(str(os.getpid()))"
@@ -39,6 +42,7 @@ def test_a_group_that_holds_a_process_to_less_memory_counts() -> None:
         assert str(512 * MIB) == ask("machine_bytes()", join)
 
 
+@pytest.mark.memory_group
 def test_a_kill_for_want_of_memory_is_counted() -> None:
     before = out_of_memory_kills()
     with memory_limit(64 * MIB) as members:

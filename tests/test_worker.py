@@ -248,6 +248,7 @@ def test_a_worker_of_its_own_requeues_its_job_on_sigterm_and_takes_it_up_when_it
     assert (0, 0) == (worker.returncode, again.returncode)
 
 
+@pytest.mark.memory_group
 def test_a_child_that_the_kernel_kills_for_want_of_memory_fails_its_job_alone_with_the_estimate(start: Start) -> None:
     # Keras alone needs more, even where its files are in memory already
     with memory_limit(200 * 1024**2) as members:
