@@ -27,6 +27,8 @@ class Caller(asyncio.Protocol):
         self._got = b""
         self.seconds: list[float] = []
         self.failure: bytes = b""
+        #: whether no more requests are to be sent
+        self.is_over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
@@ -47,7 +49,8 @@ class Caller(asyncio.Protocol):
         elif len(body) >= int(length[1]):
             self._got = b""
             self.seconds.append(time.perf_counter() - self._sent)
-            self._send()
+            if not self.is_over:
+                self._send()
 
     def _send(self) -> None:
         self._sent = time.perf_counter()
@@ -77,6 +80,9 @@ async def load(
     ]
     await asyncio.sleep(seconds)
     elapsed = time.perf_counter() - began
+    for caller in callers:
+        # the event loop runs on for a moment while it ends
+        caller.is_over = True
     times = sorted(each for caller in callers for each in caller.seconds)
     failures = [caller.failure for caller in callers if caller.failure]
     if failures or not times:

@@ -31,7 +31,7 @@ GRAPH: dict[str, Any] = {
 }
 XLA: dict[str, Any] = {
     "network": {"layers": [{"units": 100, "dropout": 0.2}, {"units": 100}], "batch_norm": True},
-    "fit": {"epochs": 1000, "batch_size": 16, "early_stopping": {"patience": 1000}, "class_weight": "balanced"},
+    "fit": {"epochs": 400, "batch_size": 16, "early_stopping": {"patience": 400}, "class_weight": "balanced"},
 }
 
 
