@@ -8,6 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    """Make the tables and columns that the release before lacks."""
     op.create_table(
         "alias_moves",
         sa.Column(
