@@ -43,7 +43,7 @@ class Lane:
         self.passing = 0
         #: how many were sent away because the queue was full, and how many were given up because their time was over
         self.refused = self.expired = 0
-        self._places, self._longest_queue, self._seconds = places, waiting, seconds
+        self._places, self._most, self._seconds = places, places + waiting, seconds
         self._queue: deque[asyncio.Future[None]] = deque()
         #: the mean time that a place was taken
         self._taken_seconds = 0.0
@@ -64,13 +64,12 @@ class Lane:
     @property
     def is_full(self) -> bool:
         """Whether one who came now could not even wait."""
-        return self.running + self.passing + self.waiting >= self._places + self._longest_queue
+        return self.running + self.passing + len(self._queue) >= self._most
 
     def refusal(self) -> Busy:
         """Count and make the error of one who came to a full lane."""
         self.refused += 1
-        most = self._places + self._longest_queue
-        return Busy(f"Expected at most {most} {self.name} at once; try again later.", self.retry_seconds)
+        return Busy(f"Expected at most {self._most} {self.name} at once; try again later.", self.retry_seconds)
 
     def check(self) -> None:
         """Refuse one who could not even wait: to be asked before a body is read.
@@ -81,13 +80,10 @@ class Lane:
         if self.is_full:
             raise self.refusal()
 
-    def enter(self) -> float:
-        """Begin at once, without a place, what never waits; gives the time, for `leave`.
-
-        Raises:
-            Busy: as `check`.
-        """
-        self.check()
+    def enter(self) -> float | None:
+        """Begin at once, without a place, what never waits; gives the time, for `leave`, or None where the lane is full."""
+        if self.is_full:
+            return None
         self.passing += 1
         return time.perf_counter()
 

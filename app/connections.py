@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and how a request's head may come; what is no HTTP is answered here. Fewer writes."""
+"""Connections: how many there may be, and how a request's head may come; what is no HTTP is answered here."""
 
 from __future__ import annotations
 
@@ -6,59 +6,21 @@ import asyncio
 import re
 import secrets
 from http import HTTPStatus
-from typing import Any, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.admission import Lane
 from app.api.problems import RETRY_AFTER_SECONDS, problem
 from app.errors import Busy
+from app.exchange import ExchangeProtocol
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_CONNECTIONS = 1000
 #: the ends of the paths that predict, whatever the protocol
 _PREDICTS = re.compile(rb"[/:](?:predict|classify|regress|infer)(?:\?|$)")
-#: what is written at once, without waiting for more
-CORKED_BYTES = 64 * 1024
 
 
-class _Corked:
-    """A transport that writes once what was given to it within one turn of the event loop: an answer's head and body.
-
-    A write to a socket is half of what a small answer costs.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        """Write soon."""
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > CORKED_BYTES:
-            self._flush()
-
-    def close(self) -> None:
-        """Close the connection when all is written."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._parts:
-            parts, self._parts, self._size = self._parts, [], 0
-            self._transport.write(b"".join(parts))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class Protocol(HttpToolsProtocol):
+class Protocol(ExchangeProtocol):
     """uvicorn's protocol with caps on connections and on a request's head, and a time by which the head must be there."""
 
     head_seconds: float = 10.0
@@ -71,7 +33,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
-        super().connection_made(cast("asyncio.Transport", _Corked(transport, self.loop)))
+        super().connection_made(transport)
         self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:

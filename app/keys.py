@@ -39,15 +39,16 @@ class Keys:
     def __init__(self, database: Database, configured: str | None) -> None:
         self._database = database
         self._configured: dict[str, tuple[Scope, ...]] = {} if configured is None else {_sha256(configured): ("admin",)}
-        self._known = self._configured
+        #: hashes of keys, and what each may do; another object whenever they are read again
+        self.known = self._configured
         self._changing = threading.Lock()
 
     def load(self) -> bool:
         """Read the stored keys; tells whether there is an admin key at all, the configured one included."""
         with self._database.read() as connection:
             rows = connection.execute(sa.select(keys.c.sha256, keys.c.scopes)).all()
-        self._known = {row.sha256: tuple(row.scopes) for row in rows} | self._configured
-        return any("admin" in scopes for scopes in self._known.values())
+        self.known = {row.sha256: tuple(row.scopes) for row in rows} | self._configured
+        return any("admin" in scopes for scopes in self.known.values())
 
     def add(self, name: str | None, scopes: Iterable[Scope]) -> tuple[Key, str]:
         """Make a key of 256 random bits and store its hash; gives what is known of it, and the key itself."""
@@ -88,7 +89,7 @@ class Keys:
         digest = _sha256(key)
         found = None
         # every hash is compared, whichever matches
-        for known, scopes in self._known.items():
+        for known, scopes in self.known.items():
             if hmac.compare_digest(digest, known):
                 found = scopes
         return found

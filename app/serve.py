@@ -18,7 +18,9 @@ from typing import Any
 import uvicorn
 
 from app.api.app import create_app
+from app.api.hot import Hot
 from app.api.ops import own_page
+from app.api.tally import Tally
 from app.config import Settings
 from app.connections import Protocol
 from app.errors import Unavailable
@@ -145,10 +147,16 @@ class _Server(uvicorn.Server):
     def __init__(self, services: Services, listener: socket.socket, upkeep: Upkeep | None) -> None:
         self._services, self._listener, self._upkeep = services, listener, upkeep
         settings = services.settings
-        own = {"head_seconds": settings.header_seconds, "predictions": services.lanes.predictions}
+        tally = Tally()
+        edge = create_app(services, self._lifespan, tally)
+        own = {
+            "head_seconds": settings.header_seconds,
+            "predictions": services.lanes.predictions,
+            "hot": Hot(services, tally, edge),
+        }
         protocol = type("Protocol", (Protocol,), own)
         config = uvicorn.Config(
-            create_app(services, self._lifespan),
+            edge,
             http=protocol,
             log_config=None,
             access_log=False,

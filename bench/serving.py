@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 
 from app.client import Client
@@ -127,8 +128,13 @@ class Field:
         return path
 
 
+def _table() -> NDArray[np.float64]:
+    """Give what the wide network is trained on. Its rows are asked about, too: other numbers would be warned of."""
+    return np.random.default_rng(0).random(WIDE_TABLE).round(4)
+
+
 def _wide(row: Row, form: str) -> bytes:
-    x = np.random.default_rng(1).random((row.rows, WIDE_TABLE[1])).round(4)
+    x = _table()[: row.rows]
     if row.media_type == FLOATS:
         return x.astype("<f4").tobytes()
     tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
@@ -215,7 +221,7 @@ def _beside_training(service: str, ask: Ask, seconds: float) -> dict[str, float 
 
 def _train(service: str, folder: Path) -> None:
     """Train what is asked, and write the weights of the wide network for the peers."""
-    x = np.random.default_rng(0).random(WIDE_TABLE).round(4)
+    x = _table()
     with Client(service, KEY, timeout=READY_SECONDS) as client:
         wide = client.train(
             "wide",

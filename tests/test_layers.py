@@ -84,7 +84,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "supervised": set(),
     "totals": set(),
-    "connections": {"admission", "api", "errors"},
+    "exchange": {"api"},
+    "connections": {"admission", "api", "errors", "exchange"},
     "upkeep": {"config", "errors", "supervised", "retention", "wiring"},
     "serve": {
         *(
@@ -112,7 +113,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "tensorflow": ("learning.keras_network", "learning.loop"),
     "fastapi": ("api",),
     "starlette": ("api", "connections"),
-    "uvicorn": ("serve", "connections"),
+    "uvicorn": ("serve", "exchange"),
     "polars": ("learning.columns", "learning.formats", "learning.frames"),
     "onnxruntime": ("learning.network",),
     "onnx": ("learning.network",),

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
-from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import (
@@ -27,7 +26,6 @@ from app.api import (
 )
 from app.api.access import PUBLIC, authorize, is_public, needed
 from app.api.edge import LOOPBACK_HOSTS, Edge
-from app.api.hot import PREFIX, SUFFIX, Hot
 from app.api.plain_errors import PlainError, is_plain
 from app.api.schemas import AliasIn, DatasetOut, DatasetPatch, JobOut, KeyIn, ModelOut, PredictionOut
 from app.api.tally import Tally
@@ -48,19 +46,19 @@ Off loopback every request carries `Authorization: Bearer KEY`.
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(given: Services, lifespan: Lifespan | None = None) -> ASGIApp:
+def create_app(given: Services, lifespan: Lifespan | None = None, tally: Tally | None = None) -> Edge:
     """Make the ASGI application of one process.
 
     Args:
         lifespan: what runs beside it while it serves.
+        tally: what is answered another way, to be counted with it.
     """
-    tally = Tally("POST", f"{PREFIX}{{ref}}{SUFFIX}")
     telemetry: Any = {
         "tracing": False,
         "logs": False,
         "operation_spans": False,
         "auto_configure": False,
-        "meter_provider": ops.open_meter(given, tally),
+        "meter_provider": ops.open_meter(given, tally or Tally()),
     }
     app = FastAPI(
         title="fitserve",
@@ -88,7 +86,7 @@ def create_app(given: Services, lifespan: Lifespan | None = None) -> ASGIApp:
     async def openapi() -> dict[str, Any]:
         return document()
 
-    return Edge(Hot(app, given, tally), _hosts(given), given.settings.body_seconds)
+    return Edge(app, _hosts(given), given.settings.body_seconds)
 
 
 def _hosts(given: Services) -> frozenset[str] | None:

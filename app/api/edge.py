@@ -23,9 +23,12 @@ from app.api.problems import problem
 access = logging.getLogger("fitserve.access")
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,64}")
+#: how long a line may wait for others
+LOG_SECONDS = 0.02
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_HEADERS = [
+#: of every answer, beside its id
+HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
@@ -46,16 +49,20 @@ class Edge:
         self.app = app
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._body_seconds = body_seconds
-        self._log = _AccessLog()
+        #: notes a request that another way answers, too
+        self.log = _AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request through, or refuse it."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                # the end of the process's life
+                self.log.write()
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id")
-        request_id = given.decode() if given and _SANE_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
+        request_id = identify(headers)
         scope["request_id"] = request_id
         # in every line that is logged on the request's behalf
         bind_contextvars(request_id=request_id)
@@ -65,19 +72,20 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_HEADERS, (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], *HEADERS, (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
-            refusal = self._refusal(scope["method"], headers)
+            refusal = self.refusal(scope["method"], headers)
             if refusal is not None:
                 await problem(403, "forbidden", refusal, request_id, path=scope["path"])(scope, receive, answer)
             else:
                 await self.app(scope, _Timed(receive, self._body_seconds).receive, answer)
         finally:
-            self._log.add(request_id, scope["method"], scope["path"], status, time.perf_counter() - began)
+            self.log.add(request_id, scope["method"], scope["path"], status, time.perf_counter() - began)
 
-    def _refusal(self, method: str, headers: Mapping[bytes, bytes]) -> str | None:
+    def refusal(self, method: str, headers: Mapping[bytes, bytes]) -> str | None:
+        """Say why a request is not answered, by its Host and its Origin; None where it is."""
         if self._hosts is None:
             return None
         host = headers.get(b"host", b"").decode("latin-1")
@@ -87,6 +95,17 @@ class Edge:
         if method not in _SAFE_METHODS and origin and origin.lower().partition("://")[2] != host.lower():
             return "Requests from pages of another origin are not answered."
         return None
+
+
+def identify(headers: Mapping[bytes, bytes]) -> str:
+    """Give a request's id: the caller's where it is sane, else a new one."""
+    given = headers.get(b"x-request-id")
+    return given.decode() if given and _SANE_ID.fullmatch(given) else new_id()
+
+
+def new_id() -> str:
+    """Make an id for a request that came without one."""
+    return f"{random.getrandbits(64):016x}"
 
 
 class _Timed:
@@ -132,7 +151,7 @@ def _resumed(coming: Coroutine[Any, Any, Message], pause: Any) -> Generator[Any,
 
 
 class _AccessLog:
-    """A JSON line for each request; those of one turn of the event loop are written together."""
+    """A JSON line for each request; those of a moment are written together, which costs as much as one alone."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -142,16 +161,19 @@ class _AccessLog:
         if not self._lines:
             if not access.isEnabledFor(logging.INFO):
                 return
-            asyncio.get_running_loop().call_soon(self._write)
+            asyncio.get_running_loop().call_later(LOG_SECONDS, self.write)
         self._lines.append(_LINE % (request_id, method, _json(path), status, seconds * 1000))
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write what was noted."""
+        if not self._lines:
+            return
         lines, self._lines = self._lines, []
         end = f'"timestamp":"{datetime.now(UTC).isoformat(timespec="microseconds")[:-6]}Z","message":"request"}}'
         access.info("%s", "\n".join([line + end for line in lines]))
 
 
-#: a line up to its time, which is that of the turn; methods and ids have nothing to escape
+#: a line up to its time, which is that of writing; methods and ids have nothing to escape
 _LINE = f'{{"request_id":"%s","level":"info","logger":"{access.name}","method":"%s","path":%s,"status":%d,"elapsed_ms":%.2f,'
 
 

@@ -1,7 +1,7 @@
-"""Predictions the short way: plain requests about versions in memory, answered ahead of the routes.
+"""Predictions the short way: plain requests about versions in memory, answered without ASGI, FastAPI or a thread.
 
 What it can vouch for it answers with the bytes that the route would give. All else goes to the route as if it had come
-there first: that decides, and words what is wrong.
+there first: that decides, and words what is wrong. Knows no sockets.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import asyncio
 import logging
 import re
 import time
-from collections import deque
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from app.api.access import POLICY, allows
+from app.api.edge import HEADERS, Edge, identify, new_id
 from app.api.served import Served
 from app.api.tally import Tally
 from app.errors import FitserveError
@@ -28,7 +28,7 @@ from app.wiring import Services
 
 logger = logging.getLogger(__name__)
 
-PREFIX, SUFFIX = "/api/v1/models/", "/predict"
+ROUTE = "/api/v1/models/{ref}/predict"
 #: media types, as they come, and how such a body is read
 FORMS = {
     b"application/json": "json",
@@ -36,66 +36,97 @@ FORMS = {
     b"application/octet-stream": "float32",
     b"application/x-npy": "npy",
 }
+#: heads that are known again, and their longest, in bytes
+MAX_HEADS, MAX_KNOWN_BYTES = 1024, 1024
 #: what a prediction waits for the database to say what a reference means now; then what it last meant stands
 PATIENCE_SECONDS = 0.25
 _ACCEPTED = frozenset({b"*/*", b"application/json"})
+_PATH = re.compile(re.escape(ROUTE).replace(r"\{ref\}", "(.+)"))
+_HEAD = b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%bx-request-id: %b\r\n"
+_HEADERS = b"".join(b"%b: %b\r\n" % header for header in HEADERS)
+
+
+#: names in lower case, and values
+Headers = list[tuple[bytes, bytes]]
+
+
+class Asked(NamedTuple):
+    """A plain request: what it is about, in which form its body comes, and when it began."""
+
+    ref: Ref
+    form: str
+    path: str
+    headers: Headers
+    request_id: str
+    began: float
+
+
+class _Head(NamedTuple):
+    """What a head asked for when it was last read, and the size of the body behind it."""
+
+    asked: Asked
+    size: int
+    #: what keys there were
+    keys: object
+
+
+class Answer(NamedTuple):
+    """An answer with status 200: the lines of its head that are its own, and its body."""
+
+    head: bytes
+    body: bytes
+
+
+#: is told the answer, once, on the event loop; None where the route has to answer
+Tell = Callable[[Answer | None], None]
 
 
 class Hot:
-    """ASGI middleware ahead of the routes.
+    """The short way.
 
     Args:
         tally: counts what is answered here.
+        edge: what every request passes, this way too.
     """
 
-    def __init__(self, app: ASGIApp, given: Services, tally: Tally) -> None:
-        self.app = app
+    def __init__(self, given: Services, tally: Tally, edge: Edge) -> None:
         self._given = given
-        self._tally = tally
+        self._series = tally.series("POST", ROUTE)
+        self._edge = edge
+        self._lane = given.lanes.predictions
+        #: a longer body is refused by the route
+        self.most_bytes = given.settings.max_predict_bytes
         self._reader = MatrixReader()
         self._served: WeakKeyDictionary[Loaded, Served] = WeakKeyDictionary()
+        self._heads: dict[bytes, _Head] = {}
         self._asking: dict[Ref, asyncio.Task[Loaded | None]] = {}
+        # the event loop keeps no task alive
+        self._tasks = set[asyncio.Task[None]]()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
-        asked = self._plain(scope)
-        if asked is None:
-            await self.app(scope, receive, send)
-            return
-        body, began = _Body(receive), time.perf_counter()
-        series = self._tally.series(scope.get("scheme", "http"), scope["http_version"])
-        series.active += 1
-        try:
-            found = await self._answer(*asked, body)
-            if found is not None:
-                answer, headers = found
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                await send({"type": "http.response.body", "body": answer})
-                series.add(time.perf_counter() - began)
-                return
-        finally:
-            series.active -= 1
-        await self.app(scope, body.replay, send)
+    def plain(self, path: bytes, headers: Headers) -> Asked | None:
+        """Give what a POST asks for; None where it is not plain, or may not be answered.
 
-    def _plain(self, scope: Scope) -> tuple[Ref, str] | None:
-        """Give what a request is about and in which form; None where it is not plain, or may not be answered."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
-            return None
-        ref = _ref(scope["path"])
+        Args:
+            path: as it came, with its query.
+        """
+        ref = _ref(path)
         if ref is None:
             return None
-        headers = dict(scope["headers"])
-        form = FORMS.get(headers.get(b"content-type", b""))
-        if form is None or len(headers) != len(scope["headers"]) or b"content-encoding" in headers:
+        named = dict(headers)
+        form = FORMS.get(named.get(b"content-type", b""))
+        # a header that came twice, and what only the route can undo
+        if form is None or len(named) != len(headers) or b"content-encoding" in named:
             return None
-        length = headers.get(b"content-length", b"0")
-        if headers.get(b"accept", b"*/*") not in _ACCEPTED or not self._is_short(length) or not self._may(headers):
+        length = named.get(b"content-length", b"0")
+        if named.get(b"accept", b"*/*") not in _ACCEPTED or not self._is_short(length) or not self._may(named):
             return None
-        return ref, form
+        if self._edge.refusal("POST", named) is not None:
+            return None
+        return Asked(ref, form, path.decode(), headers, identify(named), time.perf_counter())
 
     def _is_short(self, length: bytes) -> bool:
         # Python refuses to read thousands of digits
-        return length.isdigit() and len(length) < 20 and int(length) <= self._given.settings.max_predict_bytes
+        return length.isdigit() and len(length) < 20 and int(length) <= self.most_bytes
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
         if not self._given.settings.needs_key:
@@ -104,27 +135,73 @@ class Hot:
         scopes = self._given.keys.scopes(key.decode("latin-1")) if scheme == b"Bearer" else None
         return scopes is not None and allows(scopes, POLICY["predict"])
 
-    async def _answer(self, ref: Ref, form: str, receive: _Body) -> tuple[bytes, list[tuple[bytes, bytes]]] | None:
-        body = await receive.read(self._given.settings.max_predict_bytes)
-        lane = self._given.lanes.predictions
-        if body is None or lane.is_full:
+    def recall(self, request: bytes) -> tuple[Asked, bytes] | None:
+        """Read a whole request whose head is known; gives what it asks for, and its body.
+
+        Clients send the same head again and again: to parse and judge it takes as long as all else.
+        """
+        end = request.find(b"\r\n\r\n") + 4
+        head = self._heads.get(request[:end])
+        if head is None or len(request) != end + head.size or head.keys is not self._given.keys.known:
             return None
-        inference, entered = self._given.inference, lane.enter()
+        asked = head.asked
+        return Asked(*asked[:4], new_id(), time.perf_counter()), request[end:]
+
+    def learn(self, asked: Asked, head: bytes, size: int) -> None:
+        """Know a plain request's head again, where it may come again: with a body of the same size, and no id."""
+        if len(head) <= MAX_KNOWN_BYTES and b"x-request-id" not in head.lower():
+            if len(self._heads) >= MAX_HEADS:
+                self._heads.clear()
+            self._heads[head] = _Head(asked, size, self._given.keys.known)
+
+    def answer(self, asked: Asked, body: bytes, tell: Tell) -> None:
+        """Answer a request soon, or at once."""
+        entered = self._lane.enter()
+        if entered is None:
+            tell(None)
+            return
+        self._series.active += 1
+        end = partial(self._end, asked, entered, tell)
+        loaded = self._given.inference.known(asked.ref)
+        if loaded is None:
+            task = asyncio.create_task(self._later(asked, body, end))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._serve(loaded, asked, body, end)
+
+    async def _later(self, asked: Asked, body: bytes, end: _End) -> None:
         try:
-            loaded = inference.known(ref) or await self._ask(ref)
-            if loaded is None:
-                return None
+            loaded = await self._ask(asked.ref)
+        except BaseException:
+            end(None, None)
+            raise
+        if loaded is None:
+            end(None, None)
+        else:
+            self._serve(loaded, asked, body, end)
+
+    def _serve(self, loaded: Loaded, asked: Asked, body: bytes, end: _End) -> None:
+        try:
             served = self._served.get(loaded)
             if served is None:
-                served = self._served[loaded] = Served(loaded, inference.most_rows(loaded))
-            answer = await served.answer(form, body, self._reader)
+                served = self._served[loaded] = Served(loaded, self._given.inference.most_rows(loaded))
+            served.answer(asked.form, body, self._reader, partial(end, served))
         except Exception:
             # what is wrong here need not be wrong there
             logger.exception("the short way failed")
-            return None
-        finally:
-            lane.leave(entered)
-        return None if answer is None else (answer, served.headers(answer))
+            end(None, None)
+
+    def _end(self, asked: Asked, entered: float, tell: Tell, served: Served | None, answer: bytes | None) -> None:
+        self._lane.leave(entered)
+        self._series.active -= 1
+        if served is None or answer is None:
+            tell(None)
+            return
+        seconds = time.perf_counter() - asked.began
+        self._series.add(seconds)
+        self._edge.log.add(asked.request_id, "POST", asked.path, 200, seconds)
+        tell(Answer(_HEAD % (served.head, len(answer), _HEADERS, asked.request_id.encode()), answer))
 
     async def _ask(self, ref: Ref) -> Loaded | None:
         """Ask the database, once for all who wait; None where the route has to say what is wrong."""
@@ -150,46 +227,11 @@ class Hot:
             del self._asking[ref]
 
 
+_End = Callable[[Served | None, bytes | None], None]
+
+
 @lru_cache(maxsize=4096)
-def _ref(path: str) -> Ref | None:
-    """Read a reference out of the path of a prediction; None for another path."""
-    ref = path.removeprefix(PREFIX).removesuffix(SUFFIX)
-    is_one = path == f"{PREFIX}{ref}{SUFFIX}" and re.search(REF_PATTERN, ref)
-    return Ref.parse(ref) if is_one else None
-
-
-class _Body:
-    """A request's body, read once here and perhaps once more by a route."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._came: deque[Message] = deque()
-        self._failure: TimeoutError | None = None
-
-    async def read(self, limit: int) -> bytes | None:
-        """Give the whole body; None where it is larger than `limit` bytes, or does not come whole."""
-        size, is_whole = 0, False
-        while not is_whole:
-            try:
-                message = await self._receive()
-            except TimeoutError as error:
-                self._failure = error
-                return None
-            self._came.append(message)
-            if message["type"] != "http.request":
-                return None
-            size += len(message.get("body", b""))
-            if size > limit:
-                return None
-            is_whole = not message.get("more_body", False)
-        if len(self._came) == 1:
-            return bytes(message.get("body", b""))
-        return b"".join(message.get("body", b"") for message in self._came)
-
-    async def replay(self) -> Message:
-        """Receive it again from its start, for whoever is asked next."""
-        if self._came:
-            return self._came.popleft()
-        if self._failure is not None:
-            raise self._failure
-        return await self._receive()
+def _ref(path: bytes) -> Ref | None:
+    """Read a reference out of the path of a prediction; None for another path, and for one with a query."""
+    found = _PATH.fullmatch(path.decode("latin-1"))
+    return Ref.parse(found[1]) if found and re.search(REF_PATTERN, found[1]) else None

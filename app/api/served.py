@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from app.api.answers import JsonAnswers
-from app.api.turns import Turns
+from app.api.turns import Answered, Turns
 from app.errors import FitserveError
 from app.inference import Loaded
-from app.learning.matrices import MatrixReader
-from app.learning.quick import CALL_CELLS, QuickMatrix, QuickRows
+from app.learning.matrices import Matrix, MatrixReader
+from app.learning.quick import CALL_CELLS, Encoded, QuickMatrix, QuickRows
 from app.learning.rows import decode
 
+logger = logging.getLogger(__name__)
+
+#: is told the answer to a body, once, on the event loop; None where the route has to answer
+Tell = Callable[[bytes | None], None]
 #: bytes of a body of numbers, and of other JSON, that are read on the event loop: each takes about a millisecond at most.
 #: A thread makes the encoder and the network of a large body run beside the loop; the parsers hold Python's lock anywhere
 LOOP_BYTES, LOOP_ROWS_BYTES = 256 * 1024, 8 * 1024
@@ -36,37 +43,43 @@ class Served:
         self._answers = JsonAnswers(loaded)
         multiplications = sum(weight.size for weight in loaded.artifact.weights.values())
         self._turns = Turns(self._network, self._matrix, multiplications if runtime.device == "cpu" else None)
-        self._headers = [(b"x-model", f"{loaded.version.model}@{loaded.version.version}".encode())]
+        #: the header of every answer
+        self.head = f"x-model: {loaded.version.model}@{loaded.version.version}\r\n".encode()
 
-    def headers(self, answer: bytes) -> list[tuple[bytes, bytes]]:
-        """Give the headers of an answer, as the route would."""
-        return [
-            *self._headers,
-            (b"content-length", b"%d" % len(answer)),
-            (b"content-type", b"application/json"),
-        ]
-
-    async def answer(self, form: str, body: bytes, reader: MatrixReader) -> bytes | None:
-        """Answer a body; None where the route has to.
+    def answer(self, form: str, body: bytes, reader: MatrixReader, tell: Tell) -> None:
+        """Answer a body soon.
 
         Args:
             form: "json", "float32" or "npy".
         """
         if len(body) > LOOP_BYTES:
-            return await asyncio.to_thread(self._alone, form, body)
-        rows = None if self._matrix is None else reader.read(form, body, self._columns)
-        if rows is not None:
-            found = None if len(rows) > self._most_rows else await self._turns.ask(rows)
-        elif form == "json" and len(body) <= LOOP_ROWS_BYTES:
-            try:
-                cells = decode(form, body, self._rows.names, 0)
-            except FitserveError:
-                return None
-            encoded = None if cells.count > self._most_rows else self._rows.encode(cells)
-            found = None if encoded is None else await self._turns.ask(encoded)
+            call = asyncio.get_running_loop().run_in_executor(None, self._alone, form, body)
+            call.add_done_callback(partial(_tell_result, tell))
+            return
+        rows = self._read(form, body, reader)
+        if rows is None or len(rows) > self._most_rows:
+            tell(None)
         else:
+            self._turns.ask(rows, partial(self._write, tell))
+
+    def _read(self, form: str, body: bytes, reader: MatrixReader) -> Matrix | Encoded | None:
+        rows = None if self._matrix is None else reader.read(form, body, self._columns)
+        if rows is not None or form != "json" or len(body) > LOOP_ROWS_BYTES:
+            return rows
+        try:
+            cells = decode(form, body, self._rows.names, 0)
+        except FitserveError:
             return None
-        return None if found is None else self._answers.write(found.probabilities, found.best, found.warnings)
+        return None if cells.count > self._most_rows else self._rows.encode(cells)
+
+    def _write(self, tell: Tell, found: Answered | None) -> None:
+        answer = None
+        try:
+            if found is not None:
+                answer = self._answers.write(found.probabilities, found.best, found.warnings)
+        except Exception:
+            logger.exception("an answer could not be written")
+        tell(answer)
 
     def _alone(self, form: str, body: bytes) -> bytes | None:
         """Answer one large body of numbers beside the event loop."""
@@ -85,3 +98,10 @@ class Served:
             warnings += [(row + start, text) for row, text in found]
         probabilities = np.concatenate(parts)
         return self._answers.write(probabilities, probabilities.argmax(axis=1).tolist(), warnings)
+
+
+def _tell_result(tell: Tell, call: asyncio.Future[bytes | None]) -> None:
+    error = None if call.cancelled() else call.exception()
+    if error is not None:
+        logger.error("a large body could not be answered", exc_info=error)
+    tell(None if call.cancelled() or error is not None else call.result())

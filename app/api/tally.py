@@ -37,22 +37,23 @@ class Series:
 
 
 class Tally:
-    """The counts of one route.
+    """The counts of answers with status 200 by HTTP/1.1, by route."""
 
-    Args:
-        method, route: what the telemetry calls it.
-    """
-
-    def __init__(self, method: str, route: str) -> None:
-        self._about = {"http.request.method": method, "http.route": route, "http.response.status_code": 200}
+    def __init__(self) -> None:
         self._series: dict[tuple[str, str], Series] = {}
 
-    def series(self, scheme: str, version: str) -> Series:
-        """Give the series of a scheme, "http" or "https", and a version of HTTP, such as "1.1"."""
-        found = self._series.get((scheme, version))
+    def series(self, method: str, route: str) -> Series:
+        """Give the series of a route, as the telemetry calls it."""
+        found = self._series.get((method, route))
         if found is None:
-            attributes = {**self._about, "url.scheme": scheme, "network.protocol.version": version}
-            found = self._series[scheme, version] = Series(attributes)
+            attributes = {
+                "http.request.method": method,
+                "http.route": route,
+                "http.response.status_code": 200,
+                "url.scheme": "http",
+                "network.protocol.version": "1.1",
+            }
+            found = self._series[method, route] = Series(attributes)
         return found
 
     def join(self, metrics: Sequence[Metric]) -> list[Metric]:

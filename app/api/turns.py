@@ -38,15 +38,20 @@ class Answered(NamedTuple):
     warnings: Sequence[RowWarning]
 
 
+#: is told what was asked for, once, on the event loop; None where the route has to answer
+Tell = Callable[[Answered | None], None]
+
+
 class _Waiting(NamedTuple):
     rows: Matrix | Encoded
-    answer: asyncio.Future[Answered | None]
+    tell: Tell
 
 
 class _Asked(NamedTuple):
     rows: int
-    warnings: Sequence[RowWarning]
-    answer: asyncio.Future[Answered | None]
+    #: None where a number is missing or too large: there are no rows then
+    warnings: Sequence[RowWarning] | None
+    tell: Tell
 
 
 class Turns:
@@ -66,30 +71,29 @@ class Turns:
         # a call is due, or is computed beside the loop: what comes meanwhile waits for the next
         self._is_busy = False
 
-    def ask(self, rows: Matrix | Encoded) -> asyncio.Future[Answered | None]:
-        """Give what will be the answer; None where a number is missing or too large, or the network failed."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answered | None] = loop.create_future()
-        self._waiting.append(_Waiting(rows, answer))
+    def ask(self, rows: Matrix | Encoded, tell: Tell) -> None:
+        """Tell soon what the network says; None where a number is missing or too large, or the network failed."""
+        self._waiting.append(_Waiting(rows, tell))
         if not self._is_busy:
             self._is_busy = True
-            loop.call_soon(self._call)
-        return answer
+            asyncio.get_running_loop().call_soon(self._call)
 
     def _call(self) -> None:
         taken = self._take()
         try:
             x, asked = self._gather(taken)
-            if 0 < len(x) <= self._loop_rows:
-                _tell(asked, self._network(x))
-            elif len(x):
+            if len(x) > self._loop_rows:
                 call = asyncio.get_running_loop().run_in_executor(None, self._network, x)
                 call.add_done_callback(partial(self._end, asked))
                 return
+            # no row may be left
+            probabilities = self._network(x) if len(x) else x
         except Exception:
             # each is then answered, or told what is wrong, on its own
             logger.exception("batch failed")
             _forsake(taken)
+        else:
+            _tell(asked, probabilities)
         self._next()
 
     def _take(self) -> list[_Waiting]:
@@ -105,23 +109,20 @@ class Turns:
         parts: list[NDArray[np.float32]] = []
         asked: list[_Asked] = []
         matrices: list[Matrix] = []
-        answers: list[asyncio.Future[Answered | None]] = []
-        for rows, answer in taken:
+        tells: list[Tell] = []
+        for rows, tell in taken:
             if isinstance(rows, Encoded):
                 parts.append(rows.x)
-                asked.append(_Asked(len(rows.x), rows.warnings, answer))
+                asked.append(_Asked(len(rows.x), rows.warnings, tell))
             else:
                 matrices.append(rows)
-                answers.append(answer)
+                tells.append(tell)
         if matrices:
             assert self._matrix is not None, "only a version whose inputs are numbers is asked about a matrix"
             x, found = self._matrix.encode(matrices)
             parts.append(x)
-            for matrix, warnings, answer in zip(matrices, found, answers, strict=True):
-                if warnings is not None:
-                    asked.append(_Asked(len(matrix), warnings, answer))
-                elif not answer.done():
-                    answer.set_result(None)
+            for matrix, warnings, tell in zip(matrices, found, tells, strict=True):
+                asked.append(_Asked(0 if warnings is None else len(matrix), warnings, tell))
         return parts[0] if len(parts) == 1 else np.concatenate(parts), asked
 
     def _end(self, asked: Sequence[_Asked], call: asyncio.Future[NDArray[np.float32]]) -> None:
@@ -142,13 +143,14 @@ class Turns:
 def _tell(asked: Sequence[_Asked], probabilities: NDArray[np.float32]) -> None:
     best = probabilities.argmax(axis=1).tolist()
     at = 0
-    for rows, warnings, answer in asked:
-        if not answer.done():
-            answer.set_result(Answered(probabilities[at : at + rows], best[at : at + rows], warnings))
+    for rows, warnings, tell in asked:
+        if warnings is None:
+            tell(None)
+        else:
+            tell(Answered(probabilities[at : at + rows], best[at : at + rows], warnings))
         at += rows
 
 
 def _forsake(asked: Sequence[_Waiting | _Asked]) -> None:
     for each in asked:
-        if not each.answer.done():
-            each.answer.set_result(None)
+        each.tell(None)

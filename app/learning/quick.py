@@ -48,6 +48,10 @@ class Encoded:
         """The number of features of all rows."""
         return self.x.size
 
+    def __len__(self) -> int:
+        """Give n."""
+        return len(self.x)
+
 
 class QuickMatrix:
     """Encodes matrices for an encoder all of whose inputs are numbers."""

@@ -16,8 +16,6 @@ from fastapi.routing import iter_route_contexts
 
 from app.api.access import POLICY, needed
 from app.api.app import create_app
-from app.api.edge import Edge
-from app.api.hot import Hot
 from app.config import Settings
 from app.keys import Keys
 from app.serve import _give_key
@@ -38,10 +36,8 @@ def given(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
     """The application with a key, on a database of its own."""
     services = open_services(Settings(data_dir=tmp_path / "data", database_url=database_url, api_key=KEY))
     edge = create_app(services)
-    assert isinstance(edge, Edge)
-    assert isinstance(edge.app, Hot)
-    assert isinstance(edge.app.app, FastAPI)
-    yield edge.app.app
+    assert isinstance(edge.app, FastAPI)
+    yield edge.app
     services.close()
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.connections import CORKED_BYTES
+from app.exchange import CORKED_BYTES
 from tests.api.conftest import listed
 from tests.api.wire import CSV, JSON, check_problem, connect, exchange, head, read_answer
 from tests.service import Service

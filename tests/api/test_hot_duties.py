@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import pytest
@@ -132,6 +132,57 @@ def test_a_body_may_come_late(service: Service) -> None:
             connection.sendall(bytes([byte]))
         connection.sendall(BODY[3:])
         assert 200 == read_answer(connection).status_code
+
+
+def test_requests_that_come_together_are_answered_in_order(service: Service) -> None:
+    bodies = [b'{"x":[[%d,2]]}' % i for i in range(6)]
+    about = ("Content-Type: application/json", f"Authorization: Bearer {KEY}", f"Content-Length: {len(BODY)}")
+    alone = [exchange(service.url, head(service.url, "POST", PATH, *about) + body).content for body in bodies]
+    paths = [PATH, f"{PATH}?on_error=fail", PATH, PATH, f"{PATH}?on_error=fail", PATH]
+
+    requests = [head(service.url, "POST", p, *about) + b for p, b in zip(paths, bodies, strict=True)]
+
+    def read(came: BinaryIO) -> bytes:
+        size = 0
+        for line in iter(came.readline, b"\r\n"):
+            size = int(line.partition(b":")[2]) if line.startswith(b"content-length") else size
+        return came.read(size)
+
+    with connect(service.url) as connection, connection.makefile("rb") as came:
+        # once with heads that are new to the connection, and once with known ones
+        for _ in range(2):
+            connection.sendall(b"".join(requests))
+            assert alone == [read(came) for _ in requests]
+            for request, answer in zip(requests, alone, strict=True):
+                connection.sendall(request)
+                assert answer == read(came)
+
+
+def test_a_request_that_is_the_last_of_its_connection_is_answered_and_ends_it(service: Service) -> None:
+    about = ("Content-Type: application/json", f"Authorization: Bearer {KEY}", f"Content-Length: {len(BODY)}")
+
+    with connect(service.url) as connection:
+        connection.sendall(head(service.url, "POST", PATH, *about) + BODY)
+        assert "connection" not in read_answer(connection).headers
+        connection.sendall(head(service.url, "POST", PATH, *about, "Connection: close") + BODY)
+        assert (200, "close") == ((last := read_answer(connection)).status_code, last.headers["connection"])
+        assert b"" == connection.recv(1)
+
+
+def test_a_known_head_asks_for_its_key_again(http: httpx.Client) -> None:
+    made = http.post("/api/v1/keys", json={"scopes": ["predict"]}).json()
+
+    with httpx.Client(base_url=http.base_url, headers={"Authorization": f"Bearer {made['key']}"}) as caller:
+        assert [200] * 3 == [predict(caller).status_code for _ in range(3)]
+        http.delete(f"/api/v1/keys/{made['id']}").raise_for_status()
+        for _ in range(2):
+            check_problem(predict(caller), 401, "unauthorized")
+
+
+def test_each_answer_to_a_known_head_has_an_id_of_its_own(http: httpx.Client) -> None:
+    ids = {predict(http).headers["x-request-id"] for _ in range(20)}
+
+    assert 20 == len(ids)
 
 
 def test_a_caller_that_goes_away_leaves_nothing_behind(service: Service, http: httpx.Client) -> None:

@@ -1,0 +1,246 @@
+"""uvicorn's protocol with less to do for a request: plain ones without ASGI, and one write for an answer.
+
+A cycle of uvicorn's, its task, its scope and its messages are two thirds of what a small answer costs. Knows nothing of
+what is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from app.api.hot import Answer, Asked, Hot
+
+#: what is written at once, without waiting for more
+CORKED_BYTES = 64 * 1024
+#: how long a plain request's body may take to come; after that the route waits for it, with its own limit
+HELD_SECONDS = 0.5
+
+
+class Corked:
+    """A transport that writes once what was given to it within one turn of the event loop: an answer's head and body.
+
+    A write to a socket is half of what a small answer costs.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        """Write soon."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > CORKED_BYTES:
+            self._flush()
+
+    def write_whole(self, data: bytes) -> None:
+        """Write what nothing follows soon."""
+        self._flush()
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Close the connection when all is written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            parts, self._parts, self._size = self._parts, [], 0
+            self._transport.write(b"".join(parts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Exchange:
+    """A plain request and its answer, in the place of one of uvicorn's cycles, which has all that uvicorn looks at."""
+
+    #: that of a cycle wakes whoever waits for its body
+    message_event = asyncio.Event()
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.is_whole = self.response_complete = self.disconnected = False
+        self.keep_alive = True
+
+    def take(self, part: bytes) -> None:
+        """Take a part of the body."""
+        self.parts.append(part)
+        self.size += len(part)
+
+
+class ExchangeProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, where the short way is asked first."""
+
+    hot: Hot
+    transport: Any
+    cycle: Any
+    _patience: asyncio.TimerHandle | None = None
+    #: the parser has read whole requests and nothing else
+    _is_between = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to write less often."""
+        super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let the route end what was begun."""
+        super().connection_lost(exc)
+        self._release_held()
+
+    def data_received(self, data: bytes) -> None:
+        """Know a request's head again, or parse it; wait a while for the rest of a plain one."""
+        before, was_between = self.cycle, self._is_between
+        if was_between and before is not None and before.response_complete and not self.flow.write_paused:
+            recalled = self.hot.recall(data)
+            if recalled is not None:
+                self._unset_keepalive_if_required()
+                self.cycle = _Exchange(recalled[0])
+                self.cycle.take(recalled[1])
+                self._ask(self.cycle)
+                return
+        super().data_received(data)
+        held = self.cycle
+        if type(held) is not _Exchange or held is before:
+            return
+        if not held.is_whole:
+            self._patience = self.loop.call_later(HELD_SECONDS, self._release_held)
+        elif was_between and self._is_between:
+            self.hot.learn(held.asked, data[: len(data) - held.size], held.size)
+
+    def on_message_begin(self) -> None:
+        """Begin with the next request."""
+        super().on_message_begin()
+        self._is_between = False
+
+    def on_headers_complete(self) -> None:
+        """Hold a plain request until it is whole."""
+        asked = self._plain()
+        if asked is None:
+            super().on_headers_complete()
+        else:
+            self.cycle = _Exchange(asked)
+
+    def _plain(self) -> Asked | None:
+        parser = self.parser
+        # what came before on this connection is answered, or it is some way of HTTP that is uvicorn's to know
+        if (
+            (self.cycle is not None and not self.cycle.response_complete)
+            or self.app is not self.config.loaded_app
+            or parser.get_method() != b"POST"
+            or parser.get_http_version() != "1.1"
+            or not parser.should_keep_alive()
+            or parser.should_upgrade()
+            or self.expect_100_continue
+            or self.flow.write_paused
+        ):
+            return None
+        return self.hot.plain(self.url, self.headers)
+
+    @property
+    def _held(self) -> _Exchange | None:
+        """The exchange whose request still comes."""
+        cycle = self.cycle
+        return cycle if type(cycle) is _Exchange and not cycle.is_whole else None
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of a plain request's body, as long as it is not too large."""
+        held = self._held
+        if held is None:
+            super().on_body(body)
+            return
+        held.take(body)
+        if held.size > self.hot.most_bytes:
+            self._release(held)
+
+    def on_message_complete(self) -> None:
+        """Have a plain request answered."""
+        self._is_between = True
+        held = self._held
+        if held is None:
+            super().on_message_complete()
+            return
+        self._lose_patience()
+        self._ask(held)
+
+    def _ask(self, exchange: _Exchange) -> None:
+        exchange.is_whole = True
+        parts = exchange.parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.hot.answer(exchange.asked, body, partial(self._answer, exchange))
+
+    def _answer(self, exchange: _Exchange, answer: Answer | None) -> None:
+        if answer is None:
+            self._release(exchange)
+            return
+        exchange.response_complete = True
+        if self.transport.is_closing():
+            return
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        if not exchange.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self.transport.write_whole(b"".join((STATUS_LINE[200], *lines, answer.head, b"\r\n", answer.body)))
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _release_held(self) -> None:
+        self._lose_patience()
+        if self._held is not None:
+            self._release(self._held)
+
+    def _lose_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _release(self, exchange: _Exchange) -> None:
+        """Hand a request over to ASGI, as if it had come there first."""
+        path = exchange.asked.path
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": exchange.asked.headers,
+            "state": self.app_state.copy(),
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+        }
+        cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=exchange.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body += b"".join(exchange.parts)
+        cycle.more_body = not exchange.is_whole
+        cycle.disconnected = exchange.disconnected or self.transport.is_closing()
+        if exchange.parts or exchange.is_whole or cycle.disconnected:
+            cycle.message_event.set()
+        # another request may have come behind it
+        if self.cycle is exchange:
+            self.cycle = cycle
+        self._start_asgi_task(cycle, self.config.loaded_app)
