@@ -43,7 +43,7 @@ class Lane:
         self.passing = 0
         #: how many were sent away because the queue was full, and how many were given up because their time was over
         self.refused = self.expired = 0
-        self._places, self._most, self._seconds = places, places + waiting, seconds
+        self.places, self._most, self._seconds = places, places + waiting, seconds
         self._queue: deque[asyncio.Future[None]] = deque()
         #: the mean time that a place was taken
         self._taken_seconds = 0.0
@@ -59,7 +59,7 @@ class Lane:
     def retry_seconds(self) -> int:
         """When those who are here now will be done, at the rate of late; whole seconds, at least 1."""
         ahead = self.running + self.passing + self.waiting
-        return min(max(math.ceil(ahead * self._taken_seconds / self._places), 1), _LONGEST_RETRY_SECONDS)
+        return min(max(math.ceil(ahead * self._taken_seconds / self.places), 1), _LONGEST_RETRY_SECONDS)
 
     @property
     def is_full(self) -> bool:
@@ -93,13 +93,19 @@ class Lane:
         self._note(time.perf_counter() - entered)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, *, passes: bool = False) -> AsyncIterator[None]:
         """Hold a place, after those who came before.
+
+        Args:
+            passes: one who entered without a place, and is not refused now; it ends with the place.
 
         Raises:
             Busy: the queue is full; or the time is over, and what the block awaits was cancelled.
         """
-        self.check()
+        if passes:
+            self.passing -= 1
+        else:
+            self.check()
         try:
             async with asyncio.timeout(self._seconds) as limit:
                 await self._wait()
@@ -112,17 +118,22 @@ class Lane:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            self.expired += 1
-            raise Busy(
-                f"Expected {self.name} that wait and work for at most {self._seconds:g} seconds; try again later.",
-                self.retry_seconds,
-            ) from error
+            raise self._expiry() from error
 
-    async def run(self, work: Callable[[], T]) -> T:
+    def overdue(self, entered: float) -> Busy | None:
+        """Count and make the error of one who entered so long ago that its time is over, else give None."""
+        return self._expiry() if time.perf_counter() > entered + self._seconds else None
+
+    def _expiry(self) -> Busy:
+        self.expired += 1
+        detail = f"Expected {self.name} that wait and work for at most {self._seconds:g} seconds; try again later."
+        return Busy(detail, self.retry_seconds)
+
+    def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Work on a thread of the lane's own; to be awaited at a place."""
         # what is logged there has the request's id
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+        return asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
 
     def close(self) -> None:
         """End the threads."""
@@ -132,7 +143,7 @@ class Lane:
         self._taken_seconds += (seconds - self._taken_seconds) * (_NEWEST if self._taken_seconds else 1)
 
     async def _wait(self) -> None:
-        if self.running < self._places:
+        if self.running < self.places:
             self.running += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

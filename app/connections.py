@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from http import HTTPStatus
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.admission import Lane
 from app.api.problems import RETRY_AFTER_SECONDS, problem
@@ -51,15 +50,21 @@ class Protocol(ExchangeProtocol):
             # most heads are whole in their first piece, and need no clock
             if self._clock is None:
                 self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
+        elif type(self.cycle) is _Refused and not self._is_between and self.timeout_keep_alive_task is None:
+            # whoever sends what nobody reads is not waited for
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         if self._is_too_large and self.transport is not None and not self.transport.is_closing():
             self.send_400_response("too large")
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, or too much of it; uvicorn's own answer is plain text."""
         if self._is_too_large:
-            self._refuse(431, "too_large", f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more.")
+            detail = f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more."
+            self._say(431, "too_large", detail, ends=True)
         else:
-            self._refuse(400, "malformed", f"Expected HTTP/1.1: {msg}")
+            self._say(400, "malformed", f"Expected HTTP/1.1: {msg}", ends=True)
 
     def on_message_begin(self) -> None:
         """Begin to count the next request's head."""
@@ -75,18 +80,35 @@ class Protocol(ExchangeProtocol):
         if self._head_bytes + self._piece_bytes > MAX_HEAD_BYTES:
             parsed = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             self._is_too_large = self._is_too_large or max(self._head_bytes, parsed) > MAX_HEAD_BYTES
-        if not self._is_too_large:
-            self.app = self._refusal() or self.config.loaded_app
+        if self._is_too_large:
+            return
+        busy = self._busy() if self.cycle is None or self.cycle.response_complete else None
+        if busy is None:
             super().on_headers_complete()
+        else:
+            self.cycle = _Refused()
+            self.send_away(busy)
 
-    def _refusal(self) -> ASGIApp | None:
-        """Give what answers in the application's place: nearly all of a busy process's time is to go to those it serves."""
-        if len(self.connections) > MAX_CONNECTIONS:
+    def send_away(self, busy: Busy) -> None:
+        """Say when to come back."""
+        self._say(503, busy.code, busy.message, {"Retry-After": str(busy.retry_seconds)}, ends=self._is_one_too_many)
+        self.on_response_complete()
+
+    @property
+    def _is_one_too_many(self) -> bool:
+        return len(self.connections) > MAX_CONNECTIONS
+
+    def _busy(self) -> Busy | None:
+        """Say why a request meets no route: nearly all of a busy process's time is to go to those it serves.
+
+        Such an answer is counted, and has no line in the log.
+        """
+        if self._is_one_too_many:
             detail = f"Expected at most {MAX_CONNECTIONS} connections, got one more; try again later."
             # uvicorn's own answer is plain text
-            return _Refusal(Busy(detail, RETRY_AFTER_SECONDS), {"Connection": "close"})
+            return Busy(detail, RETRY_AFTER_SECONDS)
         if self.predictions.is_full and _PREDICTS.search(self.url):
-            return _Refusal(self.predictions.refusal(), {})
+            return self.predictions.refusal()
         return None
 
     def _stop_clock(self) -> None:
@@ -94,30 +116,32 @@ class Protocol(ExchangeProtocol):
             self._clock.cancel()
             self._clock = None
 
-    def _refuse(self, status: int, code: str, detail: str) -> None:
+    def _say(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None, *, ends: bool) -> None:
+        """Answer without a route.
+
+        Args:
+            ends: and close the connection.
+        """
         request_id = secrets.token_hex(8)
-        headers = {"Connection": "close", "X-Request-ID": request_id}
+        headers = {**(headers or {}), **({"Connection": "close"} if ends else {}), "X-Request-ID": request_id}
         # empty where no address was read yet
         path = self.url.partition(b"?")[0].decode("latin-1")
         answer = problem(status, code, detail, request_id, headers=headers, path=path)
-        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
-        head += [name + b": " + value for name, value in answer.raw_headers]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
-        self.transport.close()
+        # other protocols know fewer statuses
+        head = [STATUS_LINE[answer.status_code]]
+        head += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
+        self.transport.write(b"".join([*head, b"\r\n", bytes(answer.body)]))
+        if ends:
+            self.transport.close()
 
     def _too_slow(self) -> None:
         if self.transport is not None:
             self.transport.close()
 
 
-class _Refusal:
-    """An ASGI application that says when to come back. It is counted, and has no line in the log."""
+class _Refused:
+    """In a cycle's place, a request that has its answer, and whose body is passed over."""
 
-    def __init__(self, busy: Busy, headers: dict[str, str]) -> None:
-        self._busy, self._headers = busy, headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = secrets.token_hex(8)
-        headers = {"X-Request-ID": request_id, "Retry-After": str(self._busy.retry_seconds), **self._headers}
-        answer = problem(503, self._busy.code, self._busy.message, request_id, headers=headers, path=scope["path"])
-        await answer(scope, receive, send)
+    message_event = asyncio.Event()
+    response_complete = True
+    keep_alive = True

@@ -13,6 +13,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.api.hot import Answer, Asked, Hot
+from app.errors import Busy
 
 #: what is written at once, without waiting for more
 CORKED_BYTES = 64 * 1024
@@ -136,7 +137,6 @@ class ExchangeProtocol(HttpToolsProtocol):
         # what came before on this connection is answered, or it is some way of HTTP that is uvicorn's to know
         if (
             (self.cycle is not None and not self.cycle.response_complete)
-            or self.app is not self.config.loaded_app
             or parser.get_method() != b"POST"
             or parser.get_http_version() != "1.1"
             or not parser.should_keep_alive()
@@ -179,12 +179,19 @@ class ExchangeProtocol(HttpToolsProtocol):
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self.hot.answer(exchange.asked, body, partial(self._answer, exchange))
 
-    def _answer(self, exchange: _Exchange, answer: Answer | None) -> None:
+    def send_away(self, busy: Busy) -> None:
+        """Say when to come back."""
+        raise NotImplementedError
+
+    def _answer(self, exchange: _Exchange, answer: Answer | Busy | None) -> None:
         if answer is None:
             self._release(exchange)
             return
         exchange.response_complete = True
         if self.transport.is_closing():
+            return
+        if isinstance(answer, Busy):
+            self.send_away(answer)
             return
         lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         if not exchange.keep_alive:

@@ -10,16 +10,16 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from app.api.access import POLICY, allows
 from app.api.edge import HEADERS, Edge, identify, new_id
-from app.api.served import Served
+from app.api.served import LOOP_ROWS_BYTES, Served
 from app.api.tally import Tally
-from app.errors import FitserveError
+from app.errors import Busy, FitserveError
 from app.inference import Loaded
 from app.learning.matrices import MatrixReader
 from app.learning.spec import REF_PATTERN
@@ -78,7 +78,16 @@ class Answer(NamedTuple):
 
 
 #: is told the answer, once, on the event loop; None where the route has to answer
-Tell = Callable[[Answer | None], None]
+Tell = Callable[[Answer | Busy | None], None]
+
+
+class _Come(NamedTuple):
+    """A request that is whole, when it entered the lane, and who is told its answer."""
+
+    asked: Asked
+    body: bytes
+    entered: float
+    tell: Tell
 
 
 class Hot:
@@ -158,50 +167,78 @@ class Hot:
         """Answer a request soon, or at once."""
         entered = self._lane.enter()
         if entered is None:
-            tell(None)
+            tell(self._lane.refusal())
             return
         self._series.active += 1
-        end = partial(self._end, asked, entered, tell)
+        come = _Come(asked, body, entered, tell)
         loaded = self._given.inference.known(asked.ref)
         if loaded is None:
-            task = asyncio.create_task(self._later(asked, body, end))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._find(come))
         else:
-            self._serve(loaded, asked, body, end)
+            self._serve(loaded, come)
 
-    async def _later(self, asked: Asked, body: bytes, end: _End) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _find(self, come: _Come) -> None:
+        loaded = None
         try:
-            loaded = await self._ask(asked.ref)
-        except BaseException:
-            end(None, None)
-            raise
-        if loaded is None:
-            end(None, None)
-        else:
-            self._serve(loaded, asked, body, end)
+            loaded = await self._ask(come.asked.ref)
+        finally:
+            if loaded is None:
+                self._leave(come, None, None)
+        if loaded is not None:
+            self._serve(loaded, come)
 
-    def _serve(self, loaded: Loaded, asked: Asked, body: bytes, end: _End) -> None:
+    def _serve(self, loaded: Loaded, come: _Come) -> None:
+        form, body = come.asked.form, come.body
         try:
             served = self._served.get(loaded)
             if served is None:
-                served = self._served[loaded] = Served(loaded, self._given.inference.most_rows(loaded))
-            served.answer(asked.form, body, self._reader, partial(end, served))
+                served = self._served[loaded] = Served(loaded, self._given.inference, self._lane)
+            rows = served.read(form, body, self._reader)
+            if rows is not None:
+                served.answer(rows, come.entered, partial(self._leave, come, served))
+                return
         except Exception:
             # what is wrong here need not be wrong there
             logger.exception("the short way failed")
-            end(None, None)
+            served = None
+        if served is not None and len(body) > LOOP_ROWS_BYTES:
+            self._start(self._serve_long(served, come))
+        else:
+            self._leave(come, None, None)
 
-    def _end(self, asked: Asked, entered: float, tell: Tell, served: Served | None, answer: bytes | None) -> None:
-        self._lane.leave(entered)
+    async def _serve_long(self, served: Served, come: _Come) -> None:
+        found: bytes | Busy | None = None
+        try:
+            async with self._lane.place(passes=True):
+                found = await self._lane.run(partial(served.answer_long, come.asked.form, come.body))
+        except Busy as error:
+            found = error
+        except FitserveError:
+            pass
+        except Exception:
+            logger.exception("a long body could not be answered")
+        finally:
+            self._end(come, served, found)
+
+    def _leave(self, come: _Come, served: Served | None, found: bytes | Busy | None) -> None:
+        self._lane.leave(come.entered)
+        self._end(come, served, found)
+
+    def _end(self, come: _Come, served: Served | None, found: bytes | Busy | None) -> None:
         self._series.active -= 1
-        if served is None or answer is None:
-            tell(None)
+        if served is None or not isinstance(found, bytes):
+            come.tell(found if isinstance(found, Busy) else None)
             return
+        asked = come.asked
         seconds = time.perf_counter() - asked.began
         self._series.add(seconds)
         self._edge.log.add(asked.request_id, "POST", asked.path, 200, seconds)
-        tell(Answer(_HEAD % (served.head, len(answer), _HEADERS, asked.request_id.encode()), answer))
+        come.tell(Answer(_HEAD % (served.head, len(found), _HEADERS, asked.request_id.encode()), found))
 
     async def _ask(self, ref: Ref) -> Loaded | None:
         """Ask the database, once for all who wait; None where the route has to say what is wrong."""
@@ -225,9 +262,6 @@ class Hot:
             return None
         finally:
             del self._asking[ref]
-
-
-_End = Callable[[Served | None, bytes | None], None]
 
 
 @lru_cache(maxsize=4096)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from app.admission import Lane
+from app.errors import Busy
 from app.learning.matrices import Matrix
 from app.learning.quick import CALL_CELLS, Encoded, QuickMatrix, RowWarning
 
@@ -23,6 +27,8 @@ logger = logging.getLogger(__name__)
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 #: multiplications up to which the event loop waits for the network: about a millisecond
 LOOP_MULTIPLICATIONS = 10_000_000
+#: and those that a call beside the loop begins no further request beyond: tens of milliseconds
+CALL_MULTIPLICATIONS = 300_000_000
 
 
 class Answered(NamedTuple):
@@ -39,11 +45,12 @@ class Answered(NamedTuple):
 
 
 #: is told what was asked for, once, on the event loop; None where the route has to answer
-Tell = Callable[[Answered | None], None]
+Tell = Callable[[Answered | Busy | None], None]
 
 
 class _Waiting(NamedTuple):
     rows: Matrix | Encoded
+    entered: float
     tell: Tell
 
 
@@ -61,30 +68,42 @@ class Turns:
         network: maps float32 (n, d) to probabilities float32 (n, k).
         matrix: encodes matrices, where the version's inputs are all numbers.
         multiplications: what the network takes for a row; None where it always computes beside the loop, as a GPU does.
+        lane: what is computed beside the loop has its threads, and at most so many at once; it knows how long one may wait.
     """
 
-    def __init__(self, network: Network, matrix: QuickMatrix | None, multiplications: int | None) -> None:
+    def __init__(self, network: Network, matrix: QuickMatrix | None, multiplications: int | None, lane: Lane) -> None:
         self._network = network
         self._matrix = matrix
-        self._loop_rows = 0 if multiplications is None else LOOP_MULTIPLICATIONS // max(multiplications, 1)
-        self._waiting: list[_Waiting] = []
-        # a call is due, or is computed beside the loop: what comes meanwhile waits for the next
-        self._is_busy = False
+        self._lane = lane
+        each = max(multiplications or 1, 1)
+        self._loop_rows = 0 if multiplications is None else LOOP_MULTIPLICATIONS // each
+        self._most_rows = sys.maxsize if multiplications is None else CALL_MULTIPLICATIONS // each
+        self._waiting: deque[_Waiting] = deque()
+        #: a call is due soon; so many are computed beside the loop
+        self._is_due, self._running = False, 0
 
-    def ask(self, rows: Matrix | Encoded, tell: Tell) -> None:
-        """Tell soon what the network says; None where a number is missing or too large, or the network failed."""
-        self._waiting.append(_Waiting(rows, tell))
-        if not self._is_busy:
-            self._is_busy = True
+    def ask(self, rows: Matrix | Encoded, entered: float, tell: Tell) -> None:
+        """Tell soon what the network says; None where a number is missing or too large, or the network failed.
+
+        Args:
+            entered: the lane, as it says.
+        """
+        self._waiting.append(_Waiting(rows, entered, tell))
+        self._plan()
+
+    def _plan(self) -> None:
+        if self._waiting and not self._is_due and self._running < self._lane.places:
+            self._is_due = True
             asyncio.get_running_loop().call_soon(self._call)
 
     def _call(self) -> None:
+        self._is_due = False
         taken = self._take()
         try:
             x, asked = self._gather(taken)
             if len(x) > self._loop_rows:
-                call = asyncio.get_running_loop().run_in_executor(None, self._network, x)
-                call.add_done_callback(partial(self._end, asked))
+                self._running += 1
+                self._lane.run(partial(self._network, x)).add_done_callback(partial(self._end, asked))
                 return
             # no row may be left
             probabilities = self._network(x) if len(x) else x
@@ -94,14 +113,22 @@ class Turns:
             _forsake(taken)
         else:
             _tell(asked, probabilities)
-        self._next()
+        finally:
+            self._plan()
 
     def _take(self) -> list[_Waiting]:
-        cells = count = 0
-        while count < len(self._waiting) and cells < CALL_CELLS:
-            cells += self._waiting[count].rows.size
-            count += 1
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        """Take what the next call is for, in the order in which it came; whoever waited too long is told so."""
+        cells = rows = 0
+        taken: list[_Waiting] = []
+        while self._waiting and cells < CALL_CELLS and rows < self._most_rows:
+            each = self._waiting.popleft()
+            late = self._lane.overdue(each.entered)
+            if late is not None:
+                each.tell(late)
+                continue
+            cells += each.rows.size
+            rows += len(each.rows)
+            taken.append(each)
         return taken
 
     def _gather(self, taken: Sequence[_Waiting]) -> tuple[NDArray[np.float32], list[_Asked]]:
@@ -110,7 +137,7 @@ class Turns:
         asked: list[_Asked] = []
         matrices: list[Matrix] = []
         tells: list[Tell] = []
-        for rows, tell in taken:
+        for rows, _, tell in taken:
             if isinstance(rows, Encoded):
                 parts.append(rows.x)
                 asked.append(_Asked(len(rows.x), rows.warnings, tell))
@@ -123,21 +150,19 @@ class Turns:
             parts.append(x)
             for matrix, warnings, tell in zip(matrices, found, tells, strict=True):
                 asked.append(_Asked(0 if warnings is None else len(matrix), warnings, tell))
+        if not parts:
+            return np.empty((0, 1), np.float32), asked
         return parts[0] if len(parts) == 1 else np.concatenate(parts), asked
 
     def _end(self, asked: Sequence[_Asked], call: asyncio.Future[NDArray[np.float32]]) -> None:
+        self._running -= 1
         error = None if call.cancelled() else call.exception()
         if call.cancelled() or error is not None:
             logger.error("batch failed", exc_info=error)
             _forsake(asked)
         else:
             _tell(asked, call.result())
-        self._next()
-
-    def _next(self) -> None:
-        self._is_busy = bool(self._waiting)
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._call)
+        self._plan()
 
 
 def _tell(asked: Sequence[_Asked], probabilities: NDArray[np.float32]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.api.turns import LOOP_MULTIPLICATIONS, Answered, Turns
+from app.admission import Lane
+from app.api.turns import CALL_MULTIPLICATIONS, LOOP_MULTIPLICATIONS, Answered, Turns
+from app.errors import Busy
 from app.learning.encoder import Encoder, Input
 from app.learning.network import OnnxRuntime
 from app.learning.quick import CALL_CELLS, Encoded, QuickMatrix
@@ -37,14 +40,14 @@ class Network:
         return RUNTIME.probabilities(x)
 
 
-def turns(network: Network, multiplications: int | None = 1) -> Turns:
-    return Turns(network, QuickMatrix.of(ENCODER), multiplications)
+def turns(network: Network, multiplications: int | None = 1, places: int = 1, seconds: float = 60) -> Turns:
+    return Turns(network, QuickMatrix.of(ENCODER), multiplications, Lane("tests", places, 100, seconds))
 
 
-def ask(of: Turns, asked: NDArray[np.float64] | Encoded) -> asyncio.Future[Answered | None]:
+def ask(of: Turns, asked: NDArray[np.float64] | Encoded, entered: float | None = None) -> asyncio.Future[Any]:
     """Ask, and give what will be told; to be told twice is an error."""
-    told: asyncio.Future[Answered | None] = asyncio.get_running_loop().create_future()
-    of.ask(asked, told.set_result)
+    told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    of.ask(asked, time.perf_counter() if entered is None else entered, told.set_result)
     return told
 
 
@@ -56,7 +59,7 @@ def alone(x: NDArray[np.float64]) -> bytes:
     return RUNTIME.probabilities(x.astype(np.float32)).tobytes()
 
 
-@pytest.mark.parametrize("multiplications", [1, LOOP_MULTIPLICATIONS + 1, None])
+@pytest.mark.parametrize("multiplications", [1, LOOP_MULTIPLICATIONS // 50, None])
 def test_what_comes_in_one_turn_is_computed_in_one_call_with_the_same_bits(multiplications: int | None) -> None:
     network = Network()
     asked = [rows(seed, 1 + seed % 5) for seed in range(30)]
@@ -139,6 +142,51 @@ def test_what_comes_while_a_call_is_computed_beside_the_loop_waits_for_the_next(
     asyncio.run(run())
 
     assert [1, 4] == network.calls
+
+
+def test_as_many_calls_are_computed_beside_the_loop_as_there_are_places() -> None:
+    network = Network()
+
+    async def run() -> None:
+        of = turns(network, None, places=2)
+        slow = []
+        for _ in range(3):
+            slow.append(ask(of, np.full((1, 4), 8.0)))
+            await asyncio.sleep(0.02)
+        assert [1, 1] == network.calls
+        await asyncio.gather(*slow)
+
+    asyncio.run(run())
+
+    assert [1, 1, 1] == network.calls
+
+
+def test_a_call_takes_no_more_of_a_large_networks_rows_than_it_computes_soon() -> None:
+    network = Network()
+
+    async def run() -> None:
+        of = turns(network, CALL_MULTIPLICATIONS // 3)
+        await asyncio.gather(*(ask(of, rows(seed)) for seed in range(7)))
+
+    asyncio.run(run())
+
+    assert [3, 3, 1] == network.calls
+
+
+def test_whoever_waited_too_long_is_told_so_and_takes_nobodys_time() -> None:
+    network = Network()
+
+    async def run() -> tuple[Any, Any]:
+        of = turns(network, seconds=5)
+        late, other = ask(of, rows(1), time.perf_counter() - 5.1), ask(of, rows(2, 3))
+        return await late, await other
+
+    late, other = asyncio.run(run())
+
+    assert isinstance(late, Busy)
+    assert "at most 5 seconds" in late.message
+    assert alone(rows(2, 3)) == other.probabilities.tobytes()
+    assert [3] == network.calls
 
 
 def test_a_call_takes_so_many_numbers_and_leaves_the_others_to_the_next() -> None:
