@@ -11,9 +11,10 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -23,6 +24,7 @@ from app.api.ops import own_page
 from app.api.tally import Tally
 from app.config import Settings
 from app.connections import Protocol
+from app.door import Door
 from app.errors import Unavailable
 from app.lifeline import command, hold
 from app.logs import configure
@@ -154,10 +156,10 @@ class _Server(uvicorn.Server):
             "predictions": services.lanes.predictions,
             "hot": Hot(services, tally, edge),
         }
-        protocol = type("Protocol", (Protocol,), own)
+        self._protocol = type("Protocol", (Protocol,), own)
         config = uvicorn.Config(
             edge,
-            http=protocol,
+            http=self._protocol,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -169,6 +171,16 @@ class _Server(uvicorn.Server):
         )
         super().__init__(config)
         sys.setswitchinterval(SWITCH_SECONDS)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept: in its own way where other processes do, too."""
+        if self._upkeep is not None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        about = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
+        # it is closed, and waited for, as a server
+        self.servers = [cast("asyncio.Server", Door(self._listener, partial(self._protocol, **about)))]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -85,6 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervised": set(),
     "totals": set(),
     "exchange": {"api", "errors"},
+    "door": set(),
     "connections": {"admission", "api", "errors", "exchange"},
     "upkeep": {"config", "errors", "supervised", "retention", "wiring"},
     "serve": {
@@ -92,6 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "api",
             "config",
             "connections",
+            "door",
             "errors",
             "supervised",
             "lifeline",
