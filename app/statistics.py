@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -36,8 +36,9 @@ class Stopwatch:
 
 @dataclass
 class Counts:
-    """What a version has answered: rows, calls of its network, requests that failed, nanoseconds."""
+    """What a version has answered: requests and their rows, calls of its network, requests that failed, nanoseconds."""
 
+    requests: int = 0
     rows: int = 0
     executions: int = 0
     failures: int = 0
@@ -61,14 +62,25 @@ class Statistics:
 
     def add(self, key: str, watch: Stopwatch) -> None:
         """Count a request that one call of the network has answered."""
+        self.add_shared(key, watch.rows, watch.ns, executions=1)
+
+    def add_shared(self, key: str, rows: int, ns: Mapping[Part, int], executions: int) -> None:
+        """Count a request that a call of the network has answered, and perhaps others.
+
+        Args:
+            executions: 1 for the first request of a call, 0 for the others.
+        """
         with self._counting:
-            counts = self._counts.setdefault(key, Counts())
-            counts.rows += watch.rows
-            counts.executions += 1
-            counts.total_ns += watch.total_ns
+            counts = self._counts.get(key)
+            if counts is None:
+                counts = self._counts[key] = Counts()
+            counts.requests += 1
+            counts.rows += rows
+            counts.executions += executions
             counts.last_at_ms = time.time_ns() // 1_000_000
-            for part, ns in watch.ns.items():
-                counts.ns[part] += ns
+            for part in PARTS:
+                counts.ns[part] += ns[part]
+                counts.total_ns += ns[part]
 
     def fail(self, key: str, watch: Stopwatch) -> None:
         """Count a request that was refused."""

@@ -8,41 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Coroutine
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from app.api.access import POLICY, allows
+from app.api.dialects import LOOP_ROWS_BYTES, Dialect, Written, dialect_of
 from app.api.edge import HEADERS, Edge, identify, new_id
-from app.api.served import LOOP_ROWS_BYTES, Served
-from app.api.tally import Tally
+from app.api.served import LOOP_BYTES, Served
+from app.api.tally import Series, Tally
+from app.api.turns import Answered
 from app.errors import Busy, FitserveError
 from app.inference import Loaded
 from app.learning.matrices import MatrixReader
-from app.learning.spec import REF_PATTERN
 from app.registry import Ref
+from app.statistics import Part, Stopwatch
 from app.wiring import Services
 
 logger = logging.getLogger(__name__)
 
-ROUTE = "/api/v1/models/{ref}/predict"
-#: media types, as they come, and how such a body is read
-FORMS = {
-    b"application/json": "json",
-    b"application/json; charset=utf-8": "json",
-    b"application/octet-stream": "float32",
-    b"application/x-npy": "npy",
-}
 #: heads that are known again, and their longest, in bytes
 MAX_HEADS, MAX_KNOWN_BYTES = 1024, 1024
 #: what a prediction waits for the database to say what a reference means now; then what it last meant stands
 PATIENCE_SECONDS = 0.25
-_ACCEPTED = frozenset({b"*/*", b"application/json"})
-_PATH = re.compile(re.escape(ROUTE).replace(r"\{ref\}", "(.+)"))
-_HEAD = b"%bcontent-length: %d\r\ncontent-type: application/json\r\n%bx-request-id: %b\r\n"
+_HEAD = b"%bcontent-length: %d\r\ncontent-type: %b\r\n%bx-request-id: %b\r\n"
 _HEADERS = b"".join(b"%b: %b\r\n" % header for header in HEADERS)
 
 
@@ -51,10 +42,10 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Asked(NamedTuple):
-    """A plain request: what it is about, in which form its body comes, and when it began."""
+    """A plain request: what it is about, how it speaks, and when it began."""
 
     ref: Ref
-    form: str
+    dialect: Dialect
     path: str
     headers: Headers
     request_id: str
@@ -88,6 +79,7 @@ class _Come(NamedTuple):
     body: bytes
     entered: float
     tell: Tell
+    series: Series
 
 
 class Hot:
@@ -100,7 +92,7 @@ class Hot:
 
     def __init__(self, given: Services, tally: Tally, edge: Edge) -> None:
         self._given = given
-        self._series = tally.series("POST", ROUTE)
+        self._tally = tally
         self._edge = edge
         self._lane = given.lanes.predictions
         #: a longer body is refused by the route
@@ -118,20 +110,17 @@ class Hot:
         Args:
             path: as it came, with its query.
         """
-        ref = _ref(path)
-        if ref is None:
-            return None
         named = dict(headers)
-        form = FORMS.get(named.get(b"content-type", b""))
+        spoken = dialect_of(path, named)
         # a header that came twice, and what only the route can undo
-        if form is None or len(named) != len(headers) or b"content-encoding" in named:
+        if spoken is None or len(named) != len(headers) or b"content-encoding" in named:
             return None
-        length = named.get(b"content-length", b"0")
-        if named.get(b"accept", b"*/*") not in _ACCEPTED or not self._is_short(length) or not self._may(named):
+        if not self._is_short(named.get(b"content-length", b"0")) or not self._may(named):
             return None
         if self._edge.refusal("POST", named) is not None:
             return None
-        return Asked(ref, form, path.decode(), headers, identify(named), time.perf_counter())
+        dialect, ref = spoken
+        return Asked(ref, dialect, path.decode(), headers, identify(named), time.perf_counter())
 
     def _is_short(self, length: bytes) -> bool:
         # Python refuses to read thousands of digits
@@ -169,8 +158,9 @@ class Hot:
         if entered is None:
             tell(self._lane.refusal())
             return
-        self._series.active += 1
-        come = _Come(asked, body, entered, tell)
+        series = self._tally.series("POST", asked.dialect.route)
+        series.active += 1
+        come = _Come(asked, body, entered, tell, series)
         loaded = self._given.inference.known(asked.ref)
         if loaded is None:
             self._start(self._find(come))
@@ -188,57 +178,97 @@ class Hot:
             loaded = await self._ask(come.asked.ref)
         finally:
             if loaded is None:
-                self._leave(come, None, None)
+                self._leave(come, None)
         if loaded is not None:
             self._serve(loaded, come)
 
     def _serve(self, loaded: Loaded, come: _Come) -> None:
-        form, body = come.asked.form, come.body
+        dialect, body = come.asked.dialect, come.body
+        read = served = None
         try:
             served = self._served.get(loaded)
             if served is None:
                 served = self._served[loaded] = Served(loaded, self._given.inference, self._lane)
-            rows = served.read(form, body, self._reader)
-            if rows is not None:
-                served.answer(rows, come.entered, partial(self._leave, come, served))
-                return
+            if len(body) <= LOOP_BYTES:
+                read = dialect.read(served, body, self._reader)
+        except FitserveError:
+            # the route says it
+            pass
         except Exception:
             # what is wrong here need not be wrong there
             logger.exception("the short way failed")
             served = None
-        if served is not None and len(body) > LOOP_ROWS_BYTES:
-            self._start(self._serve_long(served, come))
+        if served is None:
+            self._leave(come, None)
+        elif read is not None:
+            tell = partial(self._write, come, served, read.about, time.perf_counter())
+            served.ask(read.rows, come.entered, tell)
+        elif dialect.long is not None and len(body) > LOOP_ROWS_BYTES:
+            self._start(self._serve_long(partial(dialect.long, served, body), served.key, come))
         else:
-            self._leave(come, None, None)
+            self._leave(come, None)
 
-    async def _serve_long(self, served: Served, come: _Come) -> None:
-        found: bytes | Busy | None = None
+    def _write(self, come: _Come, served: Served, about: Any, read_at: float, found: Answered | Busy | None) -> None:
+        if not isinstance(found, Answered):
+            self._leave(come, found)
+            return
+        written = None
+        try:
+            written = come.asked.dialect.write(served, found, about)
+            self._count(come, served, read_at, found)
+        except Exception:
+            logger.exception("an answer could not be written")
+        self._leave(come, written)
+
+    def _count(self, come: _Come, served: Served, read_at: float, found: Answered) -> None:
+        ns: dict[Part, int] = {
+            "queue": int((found.began - read_at) * 1e9),
+            "input": int((read_at - come.entered) * 1e9),
+            "infer": int((found.ended - found.began) * 1e9),
+            "output": int((time.perf_counter() - found.ended) * 1e9),
+        }
+        self._given.statistics.add_shared(served.key, len(found.best), ns, executions=found.is_first)
+
+    async def _serve_long(self, work: Callable[[Stopwatch], Written | None], key: str, come: _Come) -> None:
+        found: Written | Busy | None = None
+        watch = Stopwatch()
+
+        def run() -> Written | None:
+            watch.end("queue")
+            return work(watch)
+
         try:
             async with self._lane.place(passes=True):
-                found = await self._lane.run(partial(served.answer_long, come.asked.form, come.body))
+                found = await self._lane.run(run)
+            if found is not None:
+                watch.end("output")
+                self._given.statistics.add(key, watch)
         except Busy as error:
             found = error
         except FitserveError:
+            # the route says it
             pass
         except Exception:
             logger.exception("a long body could not be answered")
         finally:
-            self._end(come, served, found)
+            self._end(come, found)
 
-    def _leave(self, come: _Come, served: Served | None, found: bytes | Busy | None) -> None:
+    def _leave(self, come: _Come, found: Written | Busy | None) -> None:
         self._lane.leave(come.entered)
-        self._end(come, served, found)
+        self._end(come, found)
 
-    def _end(self, come: _Come, served: Served | None, found: bytes | Busy | None) -> None:
-        self._series.active -= 1
-        if served is None or not isinstance(found, bytes):
-            come.tell(found if isinstance(found, Busy) else None)
+    def _end(self, come: _Come, found: Written | Busy | None) -> None:
+        come.series.active -= 1
+        if not isinstance(found, Written):
+            come.tell(found)
             return
         asked = come.asked
         seconds = time.perf_counter() - asked.began
-        self._series.add(seconds)
+        come.series.add(seconds)
         self._edge.log.add(asked.request_id, "POST", asked.path, 200, seconds)
-        come.tell(Answer(_HEAD % (served.head, len(found), _HEADERS, asked.request_id.encode()), found))
+        lines, media_type, body = found
+        head = _HEAD % (lines, len(body), media_type, _HEADERS, asked.request_id.encode())
+        come.tell(Answer(head, body))
 
     async def _ask(self, ref: Ref) -> Loaded | None:
         """Ask the database, once for all who wait; None where the route has to say what is wrong."""
@@ -262,10 +292,3 @@ class Hot:
             return None
         finally:
             del self._asking[ref]
-
-
-@lru_cache(maxsize=4096)
-def _ref(path: bytes) -> Ref | None:
-    """Read a reference out of the path of a prediction; None for another path, and for one with a query."""
-    found = _PATH.fullmatch(path.decode("latin-1"))
-    return Ref.parse(found[1]) if found and re.search(REF_PATTERN, found[1]) else None

@@ -98,7 +98,7 @@ def unload_model(name: ModelName, given: Given) -> dict[str, Any]:
 
 @router.get("/models/stats", summary="Get the statistics of all versions", responses=documented_plainly())
 def get_all_statistics(given: Given) -> dict[str, Any]:
-    """Give what every version has answered on these protocols in this process, and what the time went to."""
+    """Give what every version has answered in this process, and what the time went to."""
     return _statistics(given, (v for model in every_model(given.rooms.registry) for v in reversed(model.versions)))
 
 
@@ -130,7 +130,7 @@ def _figures(version: Version, counts: Counts) -> dict[str, Any]:
         "inference_count": counts.rows,
         "execution_count": counts.executions,
         "inference_stats": {
-            **{name: {"count": counts.executions, "ns": ns} for name, ns in times.items()},
+            **{name: {"count": counts.requests, "ns": ns} for name, ns in times.items()},
             "fail": {"count": counts.failures, "ns": counts.failed_ns},
             "cache_hit": {"count": 0, "ns": 0},
             "cache_miss": {"count": 0, "ns": 0},

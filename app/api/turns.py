@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,11 +38,16 @@ class Answered(NamedTuple):
     Args:
         probabilities: float32 (n, k).
         best: the index of the most probable class of each row.
+        began, ended: when the call was, by `time.perf_counter`.
+        is_first: of those that the call was for.
     """
 
     probabilities: NDArray[np.float32]
     best: Sequence[int]
     warnings: Sequence[RowWarning]
+    began: float
+    ended: float
+    is_first: bool
 
 
 #: is told what was asked for, once, on the event loop; None where the route has to answer
@@ -98,12 +104,12 @@ class Turns:
 
     def _call(self) -> None:
         self._is_due = False
-        taken = self._take()
+        taken, began = self._take(), time.perf_counter()
         try:
             x, asked = self._gather(taken)
             if len(x) > self._loop_rows:
                 self._running += 1
-                self._lane.run(partial(self._network, x)).add_done_callback(partial(self._end, asked))
+                self._lane.run(partial(self._network, x)).add_done_callback(partial(self._end, asked, began))
                 return
             # no row may be left
             probabilities = self._network(x) if len(x) else x
@@ -112,7 +118,7 @@ class Turns:
             logger.exception("batch failed")
             _forsake(taken)
         else:
-            _tell(asked, probabilities)
+            _tell(asked, probabilities, began)
         finally:
             self._plan()
 
@@ -154,25 +160,28 @@ class Turns:
             return np.empty((0, 1), np.float32), asked
         return parts[0] if len(parts) == 1 else np.concatenate(parts), asked
 
-    def _end(self, asked: Sequence[_Asked], call: asyncio.Future[NDArray[np.float32]]) -> None:
+    def _end(self, asked: Sequence[_Asked], began: float, call: asyncio.Future[NDArray[np.float32]]) -> None:
         self._running -= 1
         error = None if call.cancelled() else call.exception()
         if call.cancelled() or error is not None:
             logger.error("batch failed", exc_info=error)
             _forsake(asked)
         else:
-            _tell(asked, call.result())
+            _tell(asked, call.result(), began)
         self._plan()
 
 
-def _tell(asked: Sequence[_Asked], probabilities: NDArray[np.float32]) -> None:
+def _tell(asked: Sequence[_Asked], probabilities: NDArray[np.float32], began: float) -> None:
+    ended = time.perf_counter()
     best = probabilities.argmax(axis=1).tolist()
     at = 0
     for rows, warnings, tell in asked:
         if warnings is None:
             tell(None)
         else:
-            tell(Answered(probabilities[at : at + rows], best[at : at + rows], warnings))
+            tell(
+                Answered(probabilities[at : at + rows], best[at : at + rows], warnings, began, ended, is_first=at == 0)
+            )
         at += rows
 
 

@@ -5,8 +5,10 @@ Source: Open Inference Protocol, inference_rest.md; Triton's extension_binary_da
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ import orjson
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning.infer_tensors import BYTES, Tail, Tensor, read_tensor, to_bytes
+from app.learning.infer_tensors import BYTES, NUMBERS, Tail, Tensor, read_tensor, to_bytes
 from app.learning.loose_json import load_loose_json
+from app.learning.matrices import Matrix, MatrixReader
 from app.learning.rows import Rows
 
 LABEL, PROBABILITIES = "label", "probabilities"
@@ -78,6 +81,65 @@ def read_infer(body: bytes, json_bytes: int | None, inputs: Sequence[str]) -> In
     tensors = [read_tensor(each, ("inputs", i), tail) for i, each in enumerate(given)]
     tail.check_end()
     return InferRequest(request_id, _rows(tensors, inputs), _outputs(document))
+
+
+def read_matrix(
+    body: bytes, json_bytes: int | None, inputs: Sequence[str], reader: MatrixReader
+) -> tuple[Matrix, tuple[str | None, tuple[Output, ...]]] | None:
+    """Read a request whose one tensor is of numbers in all columns, without a Python object for each.
+
+    Args:
+        json_bytes, inputs: as in `read_infer`.
+
+    Returns:
+        The rows (n, columns), NaN where one is missing, and the id and the outputs; or None where `read_infer` has to.
+
+    Raises:
+        Invalid: the outputs are none.
+    """
+    if json_bytes is not None:
+        head = _matrix_head(body[:json_bytes], tuple(inputs))
+        if head is None or len(body) - json_bytes != math.prod(head.shape) * head.dtype.itemsize:
+            return None
+        return np.frombuffer(body, head.dtype, offset=json_bytes).reshape(head.shape), (head.id, head.outputs)
+    found = reader.read_tensor(body, inputs)
+    if found is None:
+        return None
+    matrix, rest = found
+    request_id = rest.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        return None
+    return matrix, (request_id, _outputs(rest))
+
+
+@dataclass(frozen=True)
+class _MatrixHead:
+    id: str | None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    outputs: tuple[Output, ...]
+
+
+@lru_cache(maxsize=256)
+def _matrix_head(text: bytes, inputs: tuple[str, ...]) -> _MatrixHead | None:
+    """Read the JSON before a matrix in bytes; callers send the same one again and again."""
+    document = load_loose_json(text)
+    given, request_id = document.get("inputs"), document.get("id")
+    if not isinstance(given, list) or len(given) != 1 or not isinstance(request_id, str | None):
+        return None
+    tensor = given[0]
+    if not isinstance(tensor, dict) or set(tensor) != {"name", "datatype", "shape", "parameters"}:
+        return None
+    dtype = NUMBERS[tensor["datatype"]] if tensor["datatype"] in ("FP32", "FP64") else None
+    shape, parameters = tensor["shape"], tensor["parameters"]
+    is_matrix = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
+    if dtype is None or not is_matrix or shape[1] != len(inputs) or not isinstance(parameters, dict):
+        return None
+    size = parameters.get("binary_data_size")
+    is_whole = type(size) is int and size == math.prod(shape) * dtype.itemsize and len(parameters) == 1
+    if not is_whole or not isinstance(tensor["name"], str) or tensor["name"] in inputs:
+        return None
+    return _MatrixHead(request_id, tuple(shape), dtype, _outputs(document))
 
 
 def _rows(tensors: Sequence[Tensor], inputs: Sequence[str]) -> Rows:

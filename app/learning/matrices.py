@@ -6,6 +6,7 @@ What is not vouched for here gives None: `rows.decode` reads it then, and words 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -36,10 +37,11 @@ class MatrixReader:
             (n, columns), or None. A number may be NaN or infinite where its form has such numbers.
         """
         if form == "json":
-            return self._json(body, columns)
+            return self.read_json(body, "x", columns)
         return _float32(body, columns) if form == "float32" else _npy(body, columns)
 
-    def _json(self, body: bytes, columns: int) -> NDArray[np.float64] | None:
+    def read_json(self, body: bytes, key: str, columns: int) -> NDArray[np.float64] | None:
+        """Read n ≥ 1 rows from an object with one key, (n, columns), or None."""
         document = rows = None
         # nothing before the first brace: simdjson skips a byte order mark, which is no JSON
         if not body.startswith(b"{"):
@@ -49,7 +51,7 @@ class MatrixReader:
             # of equal keys simdjson means the first, orjson the last; its length counts both
             if not isinstance(document, simdjson.Object) or len(document) != 1:
                 return None
-            rows = document["x"]
+            rows = document[key]
             if not isinstance(rows, simdjson.Array):
                 return None
             return _flat(rows, body, columns)
@@ -58,6 +60,58 @@ class MatrixReader:
         finally:
             # the parser is not used again while something points into it
             del document, rows
+
+    def read_tensor(self, body: bytes, inputs: Sequence[str]) -> tuple[NDArray[np.float64], dict[str, Any]] | None:
+        """Read the one tensor of an inference request in JSON, of numbers in all columns.
+
+        Args:
+            inputs: the columns; a tensor of one of these names is that column, and no matrix.
+
+        Returns:
+            (n, columns) with n ≥ 1, and the request without its inputs; or None.
+        """
+        document = None
+        if not body.startswith(b"{"):
+            return None
+        try:
+            document = self._parser.parse(body)
+            return _tensor(document, body, inputs) if isinstance(document, simdjson.Object) else None
+        except (ValueError, KeyError, TypeError, RuntimeError, IndexError):
+            return None
+        finally:
+            del document
+
+
+def _tensor(document: Any, body: bytes, inputs: Sequence[str]) -> tuple[NDArray[np.float64], dict[str, Any]] | None:
+    keys = document.keys()
+    if len(set(keys)) != len(keys) or not {"inputs"} <= set(keys) <= {"id", "inputs", "outputs", "parameters"}:
+        return None
+    (tensor,) = tensors = document["inputs"]
+    name, data, shape = tensor["name"], tensor["data"], tensor["shape"]
+    if len(tensor) != 4 or tensor["datatype"] not in ("FP32", "FP64") or not isinstance(name, str) or name in inputs:
+        return None
+    if not all(isinstance(each, simdjson.Array) for each in (tensors, data, shape, document.get("outputs", data))):
+        return None
+    count, width = shape
+    if (type(count), type(width), width) != (int, int, len(inputs)) or not count:
+        return None
+    is_nested = isinstance(data[0], simdjson.Array)
+    # those of inputs, shape and data, and of the rows, and of outputs
+    lists = 3 + (count if is_nested else 0) + ("outputs" in keys)
+    if len(data) != (count if is_nested else count * width) or not _opens(body, lists):
+        return None
+    if is_nested and any(not isinstance(row, simdjson.Array) or len(row) != width for row in data):
+        return None
+    numbers = np.frombuffer(data.as_buffer(of_type="d"), np.float64)
+    if len(numbers) != count * width:
+        return None
+    return numbers.reshape(count, width), {key: _plain(document[key]) for key in keys if key != "inputs"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, simdjson.Array):
+        return value.as_list()
+    return value.as_dict() if isinstance(value, simdjson.Object) else value
 
 
 def _flat(rows: simdjson.Array, body: bytes, columns: int) -> NDArray[np.float64] | None:

@@ -116,7 +116,8 @@ class QuickRows:
     def __init__(self, encoder: Encoder, target: str) -> None:
         self.names = [each.name for each in encoder.inputs]
         self._width = encoder.width
-        self._known = {*self.names, target}
+        #: columns that are read, or passed over
+        self.known = {*self.names, target}
         starts = np.cumsum([0, *(each.width for each in encoder.inputs)]).tolist()
         self._columns = [_Column(each, at) for each, at in zip(encoder.inputs, starts, strict=False)]
 
@@ -130,7 +131,7 @@ class QuickRows:
             cells: Any = rows.columns.get(column.name)
             if not column.encode([None] * rows.count if cells is None else cells, features, warnings):
                 return None
-        strange = [name for name in rows.columns if name not in self._known]
+        strange = [name for name in rows.columns if name not in self.known]
         warnings += [(0, warning_of(name, "unknown_column")) for name in strange]
         if rows.count > 1:
             warnings.sort(key=lambda warning: warning[0])

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -16,17 +17,19 @@ import pytest
 import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from orjson import dumps
 from uvicorn.server import ServerState
 
 from app.api.app import create_app
-from app.api.hot import ROUTE, Hot
-from app.api.served import LOOP_BYTES, LOOP_ROWS_BYTES
+from app.api.dialects import LOOP_ROWS_BYTES, Native
+from app.api.hot import Hot
+from app.api.served import LOOP_BYTES
 from app.api.tally import Tally
 from app.config import Settings
 from app.connections import Protocol
 from app.training import Rooms
 from app.wiring import open_services
-from tests.api.hostile import MODELS, hostile_bodies, json_bodies, publish_models, rows_of
+from tests.api.hostile import MODELS, hostile_bodies, json_bodies, near, publish_models, rows_of
 
 #: by the route: a query that says what is meant anyway is nothing that the short way reads
 BY_ROUTE = "?on_error=fail"
@@ -47,22 +50,31 @@ class Both:
 
     def __init__(self, tally: Tally, runner: asyncio.Runner, port: int) -> None:
         self._tally, self._runner = tally, runner
+        #: one more line of every head
+        self.header = ""
         self._reader, self._writer = runner.run(asyncio.open_connection("127.0.0.1", port))
 
-    def ask(self, model: str, body: bytes, content_type: str = "application/json", cut: int | None = None) -> Answer:
+    def ask(
+        self,
+        model: str,
+        body: bytes,
+        content_type: str = "application/json",
+        cut: int | None = None,
+        route: str = Native.route,
+    ) -> Answer:
         """Send a body both ways, whole or in two parts; gives the one answer, having seen that they are equal.
 
         It goes the short way twice: the second time its head is known, where it came whole.
         """
-        path = f"/api/v1/models/{quote(model, safe='@')}/predict"
+        path = re.sub("{ref}|{name}", quote(model, safe="@"), route)
         answers = [self._runner.run(self._post(path + by, body, content_type, cut)) for by in ("", "", BY_ROUTE)]
         for answer in answers[:2]:
             assert answers[2] == answer, body[:500]
         return answers[0]
 
-    def answered(self) -> int:
+    def answered(self, route: str = Native.route) -> int:
         """Give how many requests took the short way."""
-        return sum(self._tally.series("POST", ROUTE).counts)
+        return sum(self._tally.series("POST", route).counts)
 
     async def close(self) -> None:
         """Close it, at both ends."""
@@ -71,7 +83,7 @@ class Both:
         await asyncio.sleep(0.01)
 
     async def _post(self, path: str, body: bytes, content_type: str, cut: int | None) -> Answer:
-        head = f"POST {path} HTTP/1.1\r\n{HEADERS}Content-Type: {content_type}\r\n"
+        head = f"POST {path} HTTP/1.1\r\n{HEADERS}{self.header}Content-Type: {content_type}\r\n"
         if cut is not None and cut % 2:
             # a chunk must not be empty
             parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:cut], body[cut:]) if part]
@@ -132,6 +144,146 @@ def test_any_body_has_the_same_answer_by_both_ways(both: Both, model: str) -> No
     assert {200, 400, 422} == set(statuses)
     assert statuses[200] < both.answered() <= 2 * statuses[200]
     assert min(statuses.values()) > 10
+
+
+@st.composite
+def instances(draw: st.DrawFn, model: str) -> bytes:
+    """Draw a body of TensorFlow Serving's, from one of the contract's."""
+    body = draw(st.one_of(json_bodies(model), hostile_bodies(model)))
+    words = {b'"x"': [b'"instances"', b'"inputs"'], b'"records"': [b'"instances"'], b'"columns"': [b'"inputs"']}
+    for word, others in words.items():
+        body = body.replace(word, draw(st.sampled_from(others)), 1)
+    more = [b"", b"", b"", b',"signature_name":"serving_default"', b',"signature_name":1', b',"instances":[]']
+    return body[:-1] + draw(st.sampled_from(more)) + body[-1:]
+
+
+@st.composite
+def column_tensors(draw: st.DrawFn, model: str) -> bytes:
+    """Draw a tensor for each column; now and then one that does not fit."""
+    count, parts = draw(st.integers(1, 3)), []
+    for each in draw(st.sampled_from([MODELS[model][0]] * 9 + [MODELS[model][0][1:]])):
+        kind, cells = COLUMNS[draw(st.sampled_from([each.kind] * 15 + list(COLUMNS)))]
+        shape = [count, *draw(st.sampled_from([[]] * 9 + [[1]] * 9 + [[2]]))]
+        data = draw(st.lists(cells, min_size=count, max_size=count))
+        name = draw(st.sampled_from([each.name] * 30 + ["e"]))
+        parts.append(dumps({"name": name, "datatype": kind, "shape": shape, "data": data}))
+    return b",".join(parts)
+
+
+@st.composite
+def matrix_tensors(draw: st.DrawFn, model: str) -> bytes:
+    """Draw a tensor of all columns, whose rows are those of one of the contract's bodies."""
+    width = len(MODELS[model][0])
+    if draw(st.integers(0, 2)):
+        numbers = st.lists(st.lists(near, min_size=width, max_size=width), min_size=1, max_size=3)
+        rows = rows_of("x", draw(numbers), [])[5:-1]
+    else:
+        body: bytes = draw(st.one_of(json_bodies(model), hostile_bodies(model)))
+        rows = body.partition(b":")[2][:-1]
+    count = max(rows.count(b"[") - 1, 0)
+    if draw(st.booleans()):
+        rows = b"[%b]" % rows.replace(b"[", b"").replace(b"]", b"")
+    kind = draw(st.sampled_from([*["FP64", "FP32"] * 12, "INT64", "UINT8", "BOOL", "BYTES", "FP16", "X", 1]))
+    shape = draw(
+        st.sampled_from([[count, width]] * 25 + [[count], [width, count], [count, True], [count, 1, 1], [-1, 1]])
+    )
+    head = dumps({"name": draw(st.sampled_from([*["m"] * 12, "a", "[", 1])), "datatype": kind, "shape": shape})
+    more = [b',"parameters":{}', b',"name":"m"', b',"parameters":{"binary_data_size":8}']
+    return b'%b,"data":%b%b}' % (head[:-1], rows, draw(st.sampled_from([b""] * 20 + more)))
+
+
+@st.composite
+def tensors(draw: st.DrawFn, model: str) -> bytes:
+    """Draw a body of the Open Inference Protocol's in JSON."""
+    makes = [column_tensors] if model == "mixed" else [matrix_tensors] * 5 + [column_tensors]
+    ends = [
+        b"",
+        b',"id":"7"',
+        b',"id":7',
+        b',"id":"["',
+        b',"outputs":[]',
+        b',"outputs":null',
+        b',"parameters":{"a":[1]}',
+    ]
+    ends += [
+        b',"outputs":[{"name":"%b"%b}]' % (name, more) for name in (b"label", b"probabilities", b"x") for more in OUTPUT
+    ]
+    ends += [b',"parameters":{"binary_data_output":true}', b',"inputs":[]', b',"outputs":[[1]]', b',"x":1']
+    return b'{"inputs":[%b]%b}' % (draw(draw(st.sampled_from(makes))(model)), draw(st.sampled_from([b""] * 30 + ends)))
+
+
+#: by kind of a column, a datatype and its values
+COLUMNS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
+    "numeric": ("FP64", st.none() | st.floats(-9, 9)),
+    "categorical": ("BYTES", st.sampled_from([None, "x", "z", "z", "1", " x ", "new", ""])),
+    "boolean": ("BOOL", st.none() | st.booleans()),
+}
+OUTPUT = (b"", b',"parameters":{"binary_data":true}', b',"parameters":{"classification":1}', b',"parameters":{"x":[1]}')
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("bodies", "route"), [(instances, "/v1/models/{name}:predict"), (tensors, "/v2/models/{name}/infer")]
+)
+def test_other_protocols_have_the_same_answer_by_both_ways(both: Both, model: str, bodies: Any, route: str) -> None:
+    statuses: dict[int, int] = {}
+
+    @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(bodies(model))
+    def check(body: bytes) -> None:
+        answer = both.ask(model, body, route=route)
+        statuses[answer.status] = statuses.get(answer.status, 0) + 1
+
+    check()
+
+    assert {200, 400} == set(statuses)
+    assert statuses[200] < both.answered(route) <= 2 * statuses[200]
+    assert min(statuses.values()) > 10
+
+
+def test_each_way_to_name_a_version_has_the_same_answer_by_both_ways(both: Both) -> None:
+    for route in ("/v1/models/{name}%b:predict", "/v2/models/{name}%b/infer"):
+        body = b'{"instances":[[1,2]]}' if route.startswith("/v1") else TENSOR
+        for place in ("", "/versions/1", "/versions/2", "/versions/01", "/versions/0", "/labels/default", "/labels/x"):
+            both.ask("numbers", body, route=route.replace("%b", place))
+
+
+TENSOR = b'{"inputs":[{"name":"m","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'
+
+
+def test_matrices_in_bytes_after_json_have_the_same_answer_by_both_ways(both: Both) -> None:
+    rng, route = np.random.default_rng(0), "/v2/models/{name}/infer"
+    more: list[dict[str, Any]] = [{}, {}, {"id": "7"}, {"id": 7}, {"parameters": {"binary_data_output": True}}]
+
+    for i in range(400):
+        model = ("numbers", "strict", "mixed", "one")[i % 4]
+        width = len(MODELS[model][0])
+        x = rng.normal(0, 3, (rng.integers(1, 4), width + rng.choice([0, 0, 0, 0, 1])))
+        if i % 3 == 0:
+            x.flat[rng.integers(0, x.size)] = rng.choice(np.array([np.nan, np.inf, 1e38, 1e300, -0.0]))
+        with np.errstate(all="ignore"):
+            kind, dtype = [("FP64", "<f8"), ("FP32", "<f4"), ("FP16", "<f2"), ("INT64", "<i8")][
+                rng.choice([0, 0, 1, 1, 2, 3])
+            ]
+            data = x.astype(dtype).tobytes()
+        size = len(data) + rng.choice([0] * 12 + [-1, 1, 8])
+        tensor: dict[str, Any] = {
+            "name": "m",
+            "datatype": kind,
+            "shape": list(x.shape),
+            "parameters": {"binary_data_size": int(size)},
+        }
+        document = {"inputs": [tensor], **more[i % len(more)]}
+        if i % 7 == 0:
+            document["outputs"] = [{"name": "probabilities", "parameters": {"binary_data": bool(i % 2)}}]
+        if i % 13 == 0:
+            tensor["data"] = [1]
+        text = dumps(document)
+        length = len(text) + rng.choice([0] * 12 + [-1, 1, 1000])
+        both.header = f"Inference-Header-Content-Length: {length}\r\n"
+        both.ask(model, text + data[: len(data) - i % 17 // 16], "application/octet-stream", route=route)
+
+    assert both.answered(route) > 100
 
 
 @pytest.mark.parametrize("model", ["numbers", "strict", "mixed", "one"])
