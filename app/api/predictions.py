@@ -17,9 +17,10 @@ from app.api.deps import Given, ModelRef, negotiate
 from app.api.problems import documented
 from app.api.schemas import Evaluation, PredictionOut, SliceFigures
 from app.errors import Invalid, TooLarge, UnsupportedMedia
-from app.inference import Inference, Loaded, Prediction
+from app.inference import Loaded, Prediction
 from app.learning.rows import decode
 from app.learning.table import load
+from app.model_cache import ModelCache
 from app.registry import Ref
 from app.wiring import Services
 
@@ -154,15 +155,15 @@ class _Ask:
     max_bytes: int
 
 
-def _predict(inference: Inference, ask: _Ask) -> Prediction:
-    loaded = inference.get(ask.ref)
+def _predict(cache: ModelCache, ask: _Ask) -> Prediction:
+    loaded = cache.get(ask.ref)
     inputs = loaded.artifact.encoder.inputs
     texts = next((each.name for each in inputs if each.kind == "categorical"), None)
     if ask.form == "float32" and texts is not None:
         # 0.1 as float32 is another number, and so another category
         raise Invalid.at((texts,), f"Expected another Content-Type: column {texts!r} has categories, not numbers.")
     rows = decode(ask.form, ask.body, [each.name for each in inputs], ask.max_bytes)
-    return inference.predict(loaded, rows, skips_bad=ask.skips_bad)
+    return loaded.predict(rows, skips_bad=ask.skips_bad)
 
 
 async def _transcode(given: Services, form: str, body: bytes) -> bytes:
@@ -208,7 +209,7 @@ async def evaluate(
         loaded = await lane.run(lambda: given.inference.get(Ref.parse(ref)))
         with staging(given) as folder:
             path = await _labelled(request, given, folder)
-            return await lane.run(lambda: _evaluate(given, loaded, path, by))
+            return await lane.run(lambda: _evaluate(loaded, path, by))
 
 
 async def _labelled(request: Request, given: Services, folder: Path) -> Path:
@@ -234,8 +235,8 @@ async def _labelled(request: Request, given: Services, folder: Path) -> Path:
     return given.rooms.datasets.path(dataset.table_key)
 
 
-def _evaluate(given: Services, loaded: Loaded, path: Path, by: str | None) -> dict[str, Any]:
-    found = given.inference.evaluate(loaded, load(path), by)
+def _evaluate(loaded: Loaded, path: Path, by: str | None) -> dict[str, Any]:
+    found = loaded.evaluate(load(path), by)
     head = {"model": loaded.version.model, "version": loaded.version.version}
     slices = [
         {"value": value, **{name: getattr(scores, name) for name in SliceFigures.model_fields if name != "value"}}

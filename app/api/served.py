@@ -12,7 +12,7 @@ from app.admission import Lane
 from app.api.answers import JsonAnswers, to_json
 from app.api.turns import Answered, Turns
 from app.errors import Busy, FitserveError
-from app.inference import Inference, Loaded
+from app.inference import Loaded
 from app.learning.matrices import Matrix, MatrixReader
 from app.learning.quick import CALL_CELLS, Encoded, QuickMatrix, QuickRows
 from app.learning.rows import decode
@@ -29,11 +29,11 @@ LOOP_BYTES, LOOP_ROWS_BYTES = 256 * 1024, 8 * 1024
 class Served:
     """A loaded version, and what is worked out from it once; more rows than one request may have go to the route."""
 
-    def __init__(self, loaded: Loaded, inference: Inference, lane: Lane) -> None:
+    def __init__(self, loaded: Loaded, _: object, lane: Lane) -> None:
         encoder, runtime = loaded.artifact.encoder, loaded.runtime
         self._network = runtime.probabilities
-        self._loaded, self._inference = loaded, inference
-        self._most_rows = inference.most_rows(loaded)
+        self._loaded = loaded
+        self._most_rows = loaded.most_rows
         self._columns = len(encoder.inputs)
         self._matrix = QuickMatrix.of(encoder)
         self._rows = QuickRows(encoder, loaded.target)
@@ -87,7 +87,7 @@ class Served:
         if form != "json":
             return None
         cells = decode(form, body, self._rows.names, 0)
-        return to_json(self._inference.predict(self._loaded, cells), None)
+        return to_json(self._loaded.predict(cells), None)
 
     def _in_parts(self, matrix: QuickMatrix, rows: Matrix) -> bytes | None:
         if len(rows) > self._most_rows:
