@@ -12,13 +12,13 @@ from app.checkpoints import Checkpoints
 from app.config import Settings
 from app.datasets import Datasets
 from app.engine import Engine
-from app.inference import Inference
 from app.ingest import Ingest
 from app.intake import STAGING, Intake
 from app.jobs import Jobs
 from app.keys import Keys
 from app.learning.resolve import Limits
 from app.machine import machine_bytes
+from app.model_cache import ModelCache
 from app.registry import Registry
 from app.statistics import Statistics
 from app.storage.blobs import LocalBlobs
@@ -45,7 +45,7 @@ class Services:
     large: Ingest
     intake: Intake
     lanes: Lanes
-    inference: Inference
+    model_cache: ModelCache
     watch: Watch
     keys: Keys
     statistics: Statistics = field(default_factory=Statistics)
@@ -122,7 +122,9 @@ def open_services(settings: Settings) -> Services:
         large=large,
         lanes=open_lanes(settings),
         intake=Intake(rooms.datasets, rooms.blobs, large),
-        inference=Inference(rooms.registry, settings.serve_on, settings.max_loaded_bytes, settings.max_predict_cells),
+        model_cache=ModelCache(
+            rooms.registry, settings.serve_on, settings.max_loaded_bytes, settings.max_predict_cells
+        ),
         watch=Watch(rooms.jobs),
         keys=Keys(rooms.database, settings.configured_key()),
         _closers=[engine],

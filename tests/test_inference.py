@@ -1,81 +1,30 @@
-"""Serving versions: verified before they answer, kept by use, and served on while the database is away."""
+"""Predicting posted rows: what the network says, what is warned of, and what is refused."""
 
 from __future__ import annotations
-
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from app.config import Settings
-from app.errors import Corrupt, Invalid, NotFound, TooLarge, Unavailable
-from app.inference import GOLDEN_TOLERANCE, Inference, shown_notes
-from app.learning.artifact import FILES, MANIFEST, Artifact
+from app.errors import Invalid, TooLarge
+from app.inference import Loaded, shown_notes
 from app.learning.notes import MAX_WARNINGS
 from app.learning.rows import Rows
+from app.model_cache import ModelCache
 from app.registry import Ref
 from app.training import Rooms
-from app.wiring import open_rooms
-from tests.records import add_dataset, make_artifact, train
-
-GIB = 1024**3
-COLUMNS: dict[str, list[Any]] = {"a": [0.5, -1.0], "b": ["x", "z"]}
+from tests.records import make_artifact, train
 
 
-def serve(rooms: Rooms, max_bytes: int = GIB) -> Inference:
-    return Inference(rooms.registry, "cpu", max_bytes)
-
-
-def get(inference: Inference, ref: str = "m") -> Any:
-    return inference.get(Ref.parse(ref))
-
-
-def held(inference: Inference) -> list[tuple[str, int]]:
-    return sorted((each["model"], each["version"]) for each in inference.devices())
-
-
-def away(rooms: Rooms) -> None:
-    """Take the database away from everybody."""
-    rooms.database.close()
-    path = Path(rooms.database.url.removeprefix("sqlite:///"))
-    path.rename(path.with_suffix(".away"))
-    path.mkdir()
-
-
-def back(rooms: Rooms) -> None:
-    path = Path(rooms.database.url.removeprefix("sqlite:///"))
-    path.rmdir()
-    path.with_suffix(".away").rename(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("iris", Ref("iris", None, "default")),
-        ("iris@3", Ref("iris", 3, "")),
-        ("iris@champion", Ref("iris", None, "champion")),
-        ("iris@v3", Ref("iris", None, "v3")),
-        ("iris@1234567890", Ref("iris", None, "1234567890")),
-        ("iris@٣", Ref("iris", None, "٣")),
-    ],
-)
-def test_a_reference_is_a_name_a_number_or_an_alias(text: str, expected: Ref) -> None:
-    assert expected == Ref.parse(text)
+def load(rooms: Rooms, max_cells: int = 1000) -> Loaded:
+    return ModelCache(rooms.registry, "cpu", 1024**3, max_cells).get(Ref.parse("m"))
 
 
 def test_a_version_answers_what_its_network_says(rooms: Rooms) -> None:
     made = make_artifact(seed=5)
     train(rooms, artifact=made)
-    inference = serve(rooms)
 
-    loaded = get(inference)
-    prediction = inference.predict(loaded, Rows({"a": [1.0, -2.5], "b": ["x", "unseen"]}, 2))
+    loaded = load(rooms)
+    prediction = loaded.predict(Rows({"a": [1.0, -2.5], "b": ["x", "unseen"]}, 2))
 
     expected = np.array(made.golden["probabilities"][:2], np.float32)
     assert expected.tobytes() == prediction.probabilities.tobytes()
@@ -87,17 +36,15 @@ def test_a_version_answers_what_its_network_says(rooms: Rooms) -> None:
 
 def test_the_target_is_no_unknown_column(rooms: Rooms) -> None:
     train(rooms)
-    inference = serve(rooms)
 
-    prediction = inference.predict(get(inference), Rows({**COLUMNS, "y": ["no", "no"], "other": [1, 2]}, 2))
+    prediction = load(rooms).predict(Rows({"a": [0.5, -1.0], "b": ["x", "z"], "y": ["no", "no"], "other": [1, 2]}, 2))
 
     assert [("other", "unknown_column")] == [(note.column, note.code) for note in prediction.notes]
 
 
 def test_at_most_a_hundred_warnings_are_shown_in_order_of_rows_and_all_are_counted(rooms: Rooms) -> None:
     train(rooms)
-    inference = serve(rooms)
-    prediction = inference.predict(get(inference), Rows({"a": [None] * 150, "b": ["?"] * 150}, 150))
+    prediction = load(rooms).predict(Rows({"a": [None] * 150, "b": ["?"] * 150}, 150))
 
     shown, count = shown_notes(prediction.notes)
 
@@ -107,230 +54,20 @@ def test_at_most_a_hundred_warnings_are_shown_in_order_of_rows_and_all_are_count
 
 def test_a_wrong_value_is_refused_with_its_row_and_column(rooms: Rooms) -> None:
     train(rooms)
-    inference = serve(rooms)
 
     with pytest.raises(Invalid) as caught:
-        inference.predict(get(inference), Rows({"a": [1.0, "many"], "b": ["x", "x"]}, 2))
+        load(rooms).predict(Rows({"a": [1.0, "many"], "b": ["x", "x"]}, 2))
 
     (fault,) = caught.value.faults
     assert "a" in fault.loc
     assert 1 in fault.loc
 
 
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
-@pytest.mark.parametrize("place", [0, -1], ids=["first byte", "last byte"])
-def test_one_changed_bit_in_any_file_is_refused(rooms: Rooms, name: str, place: int) -> None:
-    train(rooms)
-    path = rooms.registry.folder(rooms.registry.get_version("m", 1)) / name
-    body = bytearray(path.read_bytes())
-    body[place] ^= 1
-    path.write_bytes(body)
-
-    with pytest.raises(Corrupt):
-        get(serve(rooms))
-
-
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_a_version_without_one_of_its_files_is_refused(rooms: Rooms, name: str) -> None:
-    train(rooms)
-    (rooms.registry.folder(rooms.registry.get_version("m", 1)) / name).unlink()
-
-    with pytest.raises(Corrupt, match=name):
-        get(serve(rooms))
-
-
-def test_a_version_whose_files_are_gone_is_refused_by_name(rooms: Rooms) -> None:
-    train(rooms)
-    rooms.blobs.delete(rooms.registry.get_version("m", 1).key)
-
-    with pytest.raises(Corrupt, match="m@1: The version's files are gone"):
-        get(serve(rooms))
-
-
-def with_golden(change: float) -> Artifact:
-    made = make_artifact()
-    changed = np.array(made.golden["probabilities"]) + change * np.array([1, -1])
-    return replace(made, golden={**made.golden, "probabilities": changed.tolist()})
-
-
-def test_a_version_that_does_not_give_its_golden_predictions_is_refused(rooms: Rooms) -> None:
-    train(rooms, artifact=with_golden(3 * GOLDEN_TOLERANCE))
-
-    with pytest.raises(Corrupt, match="golden"):
-        get(serve(rooms))
-
-
-def test_another_machines_rounding_is_no_fault(rooms: Rooms) -> None:
-    train(rooms, artifact=with_golden(GOLDEN_TOLERANCE / 3))
-
-    assert 1 == get(serve(rooms)).version.version
-
-
-def test_a_refused_version_leaves_the_others_served(rooms: Rooms) -> None:
-    train(rooms, "good")
-    train(rooms, "bad", artifact=with_golden(1))
-    inference = serve(rooms)
-    get(inference, "good")
-
-    with pytest.raises(Corrupt):
-        get(inference, "bad")
-
-    assert [("good", 1)] == held(inference)
-    assert 2 == len(inference.predict(get(inference, "good"), Rows(COLUMNS, 2)).labels)
-    assert [False, True] == [inference.is_broken(rooms.registry.get_version(name, 1)) for name in ("good", "bad")]
-
-
-def test_many_who_want_one_version_at_once_load_it_once(rooms: Rooms) -> None:
-    train(rooms)
-    inference, gate = serve(rooms), threading.Barrier(8)
-
-    def run(_: int) -> Any:
-        gate.wait()
-        return get(inference)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert 1 == len({id(loaded) for loaded in pool.map(run, range(8))})
-
-
-def test_the_least_recently_used_versions_make_room(rooms: Rooms) -> None:
-    size = sum(weight.nbytes for weight in make_artifact().weights.values())
-    for name in ("a", "b", "c"):
-        train(rooms, name)
-    inference = serve(rooms, max_bytes=2 * size)
-
-    for name in ("a", "b", "a", "c"):
-        get(inference, name)
-
-    assert [("a", 1), ("c", 1)] == held(inference)
-    assert size == get(inference, "a").size_bytes
-
-
-def test_a_version_larger_than_the_bound_is_served_alone(rooms: Rooms) -> None:
-    train(rooms, "small")
-    train(rooms, "large", artifact=make_artifact(units=64))
-    inference = serve(rooms, max_bytes=1)
-
-    get(inference, "small")
-    loaded = get(inference, "large")
-
-    assert [("large", 1)] == held(inference)
-    assert loaded is get(inference, "large")
-
-
-def test_a_moved_default_is_followed_at_once(rooms: Rooms) -> None:
-    train(rooms)
-    inference = serve(rooms)
-    first = get(inference)
-
-    train(rooms)
-    second = get(inference)
-    rooms.registry.set_alias("m", "default", 1)
-
-    assert (1, 2) == (first.version.version, second.version.version)
-    assert first is get(inference)
-
-
-def test_memory_alone_tells_what_a_reference_means_until_somebody_writes(rooms: Rooms, tmp_path: Path) -> None:
-    train(rooms)
-    inference, ref = serve(rooms), Ref.parse("m")
-    assert inference.known(ref) is None
-
-    loaded = get(inference)
-    assert loaded is inference.known(ref)
-    assert inference.known(Ref.parse("m@1")) is None
-
-    # any commit of any process: another one's is seen in the file
-    other, engine = open_rooms(Settings(data_dir=tmp_path / "data"))
-    add_dataset(other, b"a,y\n2,x\n")
-    assert inference.known(ref) is None
-    assert loaded is inference.last_known(ref) is get(inference) is inference.known(ref)
-    other.registry.set_alias("m", "other", 1)
-    assert inference.known(ref) is None
-    engine.close()
-    other.database.close()
-
-
-def test_what_was_put_out_of_memory_or_deleted_is_known_no_more(rooms: Rooms) -> None:
-    train(rooms, "a")
-    train(rooms, "b")
-    inference = serve(rooms, max_bytes=1)
-
-    get(inference, "a")
-    get(inference, "b")
-    assert inference.known(Ref.parse("a")) is inference.last_known(Ref.parse("a")) is None
-
-    inference.forget(rooms.registry.delete("b"))
-    assert inference.known(Ref.parse("b")) is inference.last_known(Ref.parse("b")) is None
-
-
-def test_what_is_known_is_served_on_while_the_database_is_away(rooms: Rooms) -> None:
-    train(rooms, "known")
-    train(rooms, "evicted")
-    train(rooms, "unknown")
-    inference = serve(rooms, max_bytes=1)
-    get(inference, "evicted")
-    before = inference.predict(get(inference, "known"), Rows(COLUMNS, 2)).probabilities
-    away(rooms)
-
-    after = inference.predict(get(inference, "known"), Rows(COLUMNS, 2)).probabilities
-    from_disk = get(inference, "evicted")
-    with pytest.raises(Unavailable):
-        get(inference, "unknown")
-    back(rooms)
-
-    assert before.tobytes() == after.tobytes()
-    assert "evicted" == from_disk.version.model
-    assert "unknown" == get(inference, "unknown").version.model
-
-
-def test_a_deleted_version_is_gone_for_the_next_and_stays_for_whoever_holds_it(rooms: Rooms) -> None:
-    train(rooms)
-    inference = serve(rooms)
-    loaded = get(inference)
-
-    inference.forget(rooms.registry.delete("m"))
-
-    assert [] == held(inference)
-    assert 2 == len(inference.predict(loaded, Rows(COLUMNS, 2)).labels)
-    with pytest.raises(NotFound):
-        get(inference)
-    away(rooms)
-    with pytest.raises(Unavailable):
-        get(inference)
-    back(rooms)
-
-
-def test_versions_come_and_go_while_others_are_served(rooms: Rooms) -> None:
-    train(rooms, "stays")
-    for i in range(8):
-        train(rooms, f"goes{i}")
-    inference, gate = serve(rooms, max_bytes=500), threading.Barrier(5)
-
-    def use() -> None:
-        gate.wait()
-        for i in range(40):
-            assert 2 == len(inference.predict(get(inference, "stays"), Rows(COLUMNS, 2)).labels)
-            with suppress(NotFound):
-                get(inference, f"goes{i % 8}")
-
-    def remove() -> None:
-        gate.wait()
-        for i in range(8):
-            inference.forget(rooms.registry.delete(f"goes{i}"))
-
-    tasks: list[Callable[[], None]] = [use] * 4 + [remove]
-    with ThreadPoolExecutor(5) as pool:
-        for future in [pool.submit(task) for task in tasks]:
-            future.result()
-
-    assert {"stays"} == {model for model, _ in held(inference)} - {f"goes{i}" for i in range(8)}
-
-
 def test_more_cells_than_one_prediction_may_have_are_refused_before_they_are_computed(rooms: Rooms) -> None:
     train(rooms)
-    inference = Inference(rooms.registry, "cpu", GIB, max_cells=9)
+    loaded = load(rooms, max_cells=9)
 
     # three features, two classes
-    assert 3 == len(inference.predict(get(inference), Rows({"a": [1.0] * 3, "b": ["x"] * 3}, 3)).labels)
+    assert 3 == len(loaded.predict(Rows({"a": [1.0] * 3, "b": ["x"] * 3}, 3)).labels)
     with pytest.raises(TooLarge, match="at most 3 rows for this model in one request, got 4"):
-        inference.predict(get(inference), Rows({"a": [1.0] * 4, "b": ["x"] * 4}, 4))
+        loaded.predict(Rows({"a": [1.0] * 4, "b": ["x"] * 4}, 4))

@@ -17,6 +17,7 @@ from app.api.answers import to_json
 from app.api.plain_errors import OPEN_INFERENCE, TENSORFLOW_SERVING
 from app.api.served import Served
 from app.api.turns import Answered
+from app.inference import Loaded
 from app.learning.infer_requests import Answer, Output, read_infer, read_matrix, write_infer
 from app.learning.instances import read_predict
 from app.learning.loose_json import load_loose_json
@@ -64,7 +65,7 @@ class Dialect(Protocol):
     route: str
 
     @property
-    def long(self) -> Callable[[Served, bytes, Stopwatch], Written | None] | None:
+    def long(self) -> Callable[[Served, Loaded, bytes, Stopwatch], Written | None] | None:
         """What answers a long body in a thread, and tells a watch the rows, and the ends of input and infer; or None."""
 
     def read(self, served: Served, body: bytes, reader: MatrixReader, /) -> Read | None:
@@ -99,7 +100,7 @@ class Native:
         """Write the contract's JSON object."""
         return Written(served.line, JSON, served.answers.write(found.probabilities, found.best, found.warnings))
 
-    def long(self, served: Served, body: bytes, watch: Stopwatch) -> Written | None:
+    def long(self, served: Served, loaded: Loaded, body: bytes, watch: Stopwatch) -> Written | None:
         """Answer a long body.
 
         Raises:
@@ -116,7 +117,7 @@ class Native:
             cells = decode(self.form, body, served.names, 0)
             watch.rows = cells.count
             watch.end("input")
-            prediction = served.predict(cells)
+            prediction = loaded.predict(cells)
             watch.end("infer")
             answer = to_json(prediction, None)
         else:

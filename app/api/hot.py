@@ -161,7 +161,7 @@ class Hot:
         series = self._tally.series("POST", asked.dialect.route)
         series.active += 1
         come = _Come(asked, body, entered, tell, series)
-        loaded = self._given.inference.known(asked.ref)
+        loaded = self._given.model_cache.known(asked.ref)
         if loaded is None:
             self._start(self._find(come))
         else:
@@ -188,7 +188,7 @@ class Hot:
         try:
             served = self._served.get(loaded)
             if served is None:
-                served = self._served[loaded] = Served(loaded, self._given.inference, self._lane)
+                served = self._served[loaded] = Served(loaded, self._lane)
             if len(body) <= LOOP_BYTES:
                 read = dialect.read(served, body, self._reader)
         except FitserveError:
@@ -204,7 +204,7 @@ class Hot:
             tell = partial(self._write, come, served, read.about, time.perf_counter())
             served.ask(read.rows, come.entered, tell)
         elif dialect.long is not None and len(body) > LOOP_ROWS_BYTES:
-            self._start(self._serve_long(partial(dialect.long, served, body), served.key, come))
+            self._start(self._serve_long(partial(dialect.long, served, loaded, body), served.key, come))
         else:
             self._leave(come, None)
 
@@ -276,18 +276,18 @@ class Hot:
         if begun is not None:
             await asyncio.wait([begun], timeout=PATIENCE_SECONDS)
             # it may have looked before the commit that this request comes after
-            loaded = self._given.inference.known(ref)
+            loaded = self._given.model_cache.known(ref)
             if loaded is not None:
                 return loaded
         task = self._asking.get(ref)
         if task is None:
             task = self._asking[ref] = asyncio.create_task(self._load(ref))
         await asyncio.wait([task], timeout=PATIENCE_SECONDS)
-        return task.result() if task.done() else self._given.inference.last_known(ref)
+        return task.result() if task.done() else self._given.model_cache.last_known(ref)
 
     async def _load(self, ref: Ref) -> Loaded | None:
         try:
-            return await asyncio.to_thread(self._given.inference.get, ref)
+            return await asyncio.to_thread(self._given.model_cache.get, ref)
         except FitserveError:
             return None
         finally:

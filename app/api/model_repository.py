@@ -59,7 +59,7 @@ def list_repository(given: Given, asked: Small) -> list[dict[str, str]]:
     found = []
     for model in every_model(given.rooms.registry):
         for version in reversed(model.versions):
-            is_broken = given.inference.is_broken(version)
+            is_broken = given.model_cache.is_broken(version)
             if is_broken and is_ready_only:
                 continue
             state, reason = ("UNAVAILABLE", "Its files are damaged.") if is_broken else ("READY", "")
@@ -80,7 +80,7 @@ def load_model(name: ModelName, given: Given, asked: Small) -> dict[str, Any]:
     """
     if asked.get("parameters"):
         raise Invalid.at(("parameters",), "Expected no parameters: versions are made by training.")
-    given.inference.get(Ref(name, None, DEFAULT))
+    given.model_cache.get(Ref(name, None, DEFAULT))
     return {"name": name, "load": True}
 
 
@@ -92,7 +92,7 @@ def load_model(name: ModelName, given: Given, asked: Small) -> dict[str, Any]:
 def unload_model(name: ModelName, given: Given) -> dict[str, Any]:
     """Free the memory of a model's versions; the next request loads what it needs again. Nothing is deleted."""
     given.rooms.registry.get(name)
-    given.inference.unload(name)
+    given.model_cache.unload(name)
     return {"name": name, "unload": True}
 
 

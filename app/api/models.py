@@ -42,7 +42,7 @@ def get_model(name: ModelName, given: Given) -> Any:
 )
 def delete_model(name: ModelName, given: Given) -> None:
     """Remove a model with every version and alias."""
-    given.inference.forget(given.rooms.registry.delete(name))
+    given.model_cache.forget(given.rooms.registry.delete(name))
 
 
 @router.get("/{name}/versions/{n}", response_model=VersionOut, summary="Get a version", responses=documented(404, 422))
@@ -52,7 +52,7 @@ def get_version(name: ModelName, n: Number, given: Given) -> Any:
     Its status is `failed_load` where its stored files were found to be damaged.
     """
     version = given.rooms.registry.get_version(name, n)
-    return VersionOut.of(version, is_broken=given.inference.is_broken(version))
+    return VersionOut.of(version, is_broken=given.model_cache.is_broken(version))
 
 
 @router.delete(
@@ -69,7 +69,7 @@ def delete_version(
     force: Annotated[bool, Query(description="Even if an alias points at it.")] = False,
 ) -> None:
     """Remove a version; its number is never used again."""
-    given.inference.forget([given.rooms.registry.delete_version(name, n, force=force)])
+    given.model_cache.forget([given.rooms.registry.delete_version(name, n, force=force)])
 
 
 @router.get(
@@ -111,7 +111,7 @@ def put_alias(
 ) -> Any:
     """Move an alias; `default` is what the bare name means. The version is loaded first; one that cannot be is 409."""
     try:
-        given.inference.get(Ref(name, body.version, ""))
+        given.model_cache.get(Ref(name, body.version, ""))
     except Corrupt as error:
         raise Conflict(f"Expected a version that can be loaded: {error.message}") from error
     return ModelOut.of(given.rooms.registry.set_alias(name, alias, body.version))
@@ -160,7 +160,7 @@ def rollback_alias(name: ModelName, alias: Alias, given: Given) -> Any:
     while True:
         target = given.rooms.registry.earlier(name, alias, damaged)
         try:
-            given.inference.get(Ref(name, target, ""))
+            given.model_cache.get(Ref(name, target, ""))
         except Corrupt:
             damaged.add(target)
         else:

@@ -105,7 +105,7 @@ def get_served(request: Request, given: Given) -> dict[str, Any]:
 @each_way(router, "GET", "/ready", WAYS, summary="Is a model ready?", responses=documented_plainly(400, 404))
 def get_served_ready(request: Request, given: Given) -> dict[str, Any]:
     """Load a version where it is not in memory, and answer 200 where it can be asked; 503 where it is damaged."""
-    loaded = given.inference.get(named(request))
+    loaded = given.model_cache.get(named(request))
     return {"name": loaded.version.model, "ready": True}
 
 

@@ -81,9 +81,9 @@ def get_system(given: Given) -> dict[str, Any]:
         "version": __version__,
         "python": platform.python_version(),
         "libraries": _installed(),
-        "devices": [{"id": "cpu", "name": platform.machine(), "memory_bytes": None}, *given.inference.gpus],
-        "serves_on": "gpu:0" if given.inference.serves_on_gpu else "cpu",
-        "loaded": given.inference.devices(),
+        "devices": [{"id": "cpu", "name": platform.machine(), "memory_bytes": None}, *given.model_cache.gpus],
+        "serves_on": "gpu:0" if given.model_cache.serves_on_gpu else "cpu",
+        "loaded": given.model_cache.devices(),
         "processes": settings.processes,
         "queue": {"queued": counts.get("queued", 0), "running": counts.get("running", 0)},
         "workers": given.rooms.workers.list(),
@@ -117,7 +117,7 @@ def open_meter(given: Services, tally: Tally) -> MeterProvider:
         return [Observation(given.open_streams)]
 
     def loaded(_options: CallbackOptions) -> list[Observation]:
-        return [Observation(len(given.inference.devices()))]
+        return [Observation(len(given.model_cache.devices()))]
 
     def insecure(_options: CallbackOptions) -> list[Observation]:
         return [Observation(int(given.settings.insecure_no_auth))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,10 +18,11 @@ from app.api.deps import Given, ModelRef, negotiate
 from app.api.problems import documented
 from app.api.schemas import Evaluation, PredictionOut, SliceFigures
 from app.errors import Invalid, TooLarge, UnsupportedMedia
-from app.inference import Inference, Loaded, Prediction
+from app.inference import Loaded, Prediction
 from app.learning.rows import decode
 from app.learning.table import load
 from app.registry import Ref
+from app.statistics import Stopwatch
 from app.wiring import Services
 
 router = APIRouter(prefix="/api/v1/models", tags=["Predictions"])
@@ -134,9 +136,8 @@ async def predict(
     async with lane.place():
         if form in TRANSCODED:
             body, form = await _transcode(given, form, body), "json"
-        ask = _Ask(Ref.parse(ref), form, body, on_error == "null", given.settings.max_predict_bytes)
-        found = await lane.run(lambda: _predict(given.inference, ask))
-        answer = await lane.run(lambda: WRITERS[answer_form](found, top_k))
+        ask = _Ask(Ref.parse(ref), form, body, on_error == "null", answer_form, top_k)
+        found, answer = await lane.run(partial(_predict, given, ask, Stopwatch()))
         if answer_form == ARROW:
             answer = await _to_arrow(given, answer)
     headers = {"X-Model": f"{found.loaded.version.model}@{found.loaded.version.version}"}
@@ -151,18 +152,25 @@ class _Ask:
     form: str
     body: bytes
     skips_bad: bool
-    max_bytes: int
+    answer_form: str
+    top_k: int | None
 
 
-def _predict(inference: Inference, ask: _Ask) -> Prediction:
-    loaded = inference.get(ask.ref)
-    inputs = loaded.artifact.encoder.inputs
-    texts = next((each.name for each in inputs if each.kind == "categorical"), None)
-    if ask.form == "float32" and texts is not None:
-        # 0.1 as float32 is another number, and so another category
-        raise Invalid.at((texts,), f"Expected another Content-Type: column {texts!r} has categories, not numbers.")
-    rows = decode(ask.form, ask.body, [each.name for each in inputs], ask.max_bytes)
-    return inference.predict(loaded, rows, skips_bad=ask.skips_bad)
+def _predict(given: Services, ask: _Ask, watch: Stopwatch) -> tuple[Prediction, bytes]:
+    loaded = given.model_cache.get(ask.ref)
+    watch.end("queue")
+    with given.statistics.measured(loaded.version.key, watch):
+        inputs = loaded.artifact.encoder.inputs
+        texts = next((each.name for each in inputs if each.kind == "categorical"), None)
+        if ask.form == "float32" and texts is not None:
+            # 0.1 as float32 is another number, and so another category
+            raise Invalid.at((texts,), f"Expected another Content-Type: column {texts!r} has categories, not numbers.")
+        rows = decode(ask.form, ask.body, [each.name for each in inputs], given.settings.max_predict_bytes)
+        watch.rows = rows.count
+        watch.end("input")
+        found = loaded.predict(rows, skips_bad=ask.skips_bad)
+        watch.end("infer")
+        return found, WRITERS[ask.answer_form](found, ask.top_k)
 
 
 async def _transcode(given: Services, form: str, body: bytes) -> bytes:
@@ -205,10 +213,10 @@ async def evaluate(
     """
     lane = given.lanes.evaluations
     async with lane.place():
-        loaded = await lane.run(lambda: given.inference.get(Ref.parse(ref)))
+        loaded = await lane.run(lambda: given.model_cache.get(Ref.parse(ref)))
         with staging(given) as folder:
             path = await _labelled(request, given, folder)
-            return await lane.run(lambda: _evaluate(given, loaded, path, by))
+            return await lane.run(lambda: _evaluate(loaded, path, by))
 
 
 async def _labelled(request: Request, given: Services, folder: Path) -> Path:
@@ -234,8 +242,8 @@ async def _labelled(request: Request, given: Services, folder: Path) -> Path:
     return given.rooms.datasets.path(dataset.table_key)
 
 
-def _evaluate(given: Services, loaded: Loaded, path: Path, by: str | None) -> dict[str, Any]:
-    found = given.inference.evaluate(loaded, load(path), by)
+def _evaluate(loaded: Loaded, path: Path, by: str | None) -> dict[str, Any]:
+    found = loaded.evaluate(load(path), by)
     head = {"model": loaded.version.model, "version": loaded.version.version}
     slices = [
         {"value": value, **{name: getattr(scores, name) for name in SliceFigures.model_fields if name != "value"}}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from app.admission import Lane
 from app.api.answers import JsonAnswers
 from app.api.turns import Tell, Turns
-from app.inference import Inference, Loaded, Prediction
+from app.inference import Loaded
 from app.learning.matrices import Matrix
 from app.learning.quick import CALL_CELLS, Encoded, QuickMatrix, QuickRows, RowWarning
 from app.learning.rows import Rows
@@ -20,9 +20,12 @@ LOOP_BYTES = 256 * 1024
 
 
 class Served:
-    """A loaded version, and what is worked out from it once; more rows than one request may have go to the route."""
+    """What is worked out once from a loaded version, which it does not hold: who forgets that, forgets this.
 
-    def __init__(self, loaded: Loaded, inference: Inference, lane: Lane) -> None:
+    More rows than one request may have go to the route.
+    """
+
+    def __init__(self, loaded: Loaded, lane: Lane) -> None:
         version, encoder, runtime = loaded.version, loaded.artifact.encoder, loaded.runtime
         self.key = version.key
         self.names = [each.name for each in encoder.inputs]
@@ -32,9 +35,8 @@ class Served:
         self.line = f"x-model: {version.model}@{version.version}\r\n".encode()
         self.head = {"model_name": version.model, "model_version": str(version.version)}
         self.classes = [spell(label) for label in loaded.artifact.classes]
-        self._loaded, self._inference = loaded, inference
         self._network = runtime.probabilities
-        self._most_rows = inference.most_rows(loaded)
+        self._most_rows = loaded.most_rows
         self._matrix = QuickMatrix.of(encoder)
         self._rows = QuickRows(encoder, loaded.target)
         multiplications = sum(weight.size for weight in loaded.artifact.weights.values())
@@ -64,10 +66,6 @@ class Served:
             tell(None)
         else:
             self._turns.ask(rows, entered, tell)
-
-    def predict(self, rows: Rows) -> Prediction:
-        """Compute rows of any kind in a thread, as `Inference.predict`."""
-        return self._inference.predict(self._loaded, rows)
 
     def compute(self, rows: Matrix) -> tuple[NDArray[np.float32], list[int], list[RowWarning]] | None:
         """Compute many rows in a thread: probabilities, best classes and warnings; None where the route has to."""

@@ -22,20 +22,20 @@ Work = Callable[["Turn", bytes], Answer]
 class Turn:
     """One request that is being answered by a version."""
 
-    def __init__(self, given: Services, loaded: Loaded, watch: Stopwatch) -> None:
+    def __init__(self, loaded: Loaded, watch: Stopwatch) -> None:
         self.loaded = loaded
-        self._given, self._watch = given, watch
+        self._watch = watch
         self.columns = [each.name for each in loaded.artifact.encoder.inputs]
 
     def compute(self, rows: Rows) -> Prediction:
         """Predict rows whose columns the model knows: these protocols have no place for warnings.
 
         Raises:
-            Invalid: there is another column; or as `Inference.predict`.
+            Invalid: there is another column; or as `Loaded.predict`.
         """
         refuse_unknown(rows, (*self.columns, self.loaded.target))
         self._watch.end("input")
-        found = self._given.inference.predict(self.loaded, rows)
+        found = self.loaded.predict(rows)
         self._watch.rows = rows.count
         self._watch.end("infer")
         return found
@@ -46,7 +46,7 @@ async def answer(request: Request, given: Services, work: Work[Answer]) -> Answe
 
     Raises:
         Busy: there are too many predictions.
-        whatever `read_body`, `Inference.get` and `work` do.
+        whatever `read_body`, `ModelCache.get` and `work` do.
     """
     lane = given.lanes.predictions
     lane.check()
@@ -55,10 +55,10 @@ async def answer(request: Request, given: Services, work: Work[Answer]) -> Answe
     watch = Stopwatch()
 
     def run() -> Answer:
-        loaded = given.inference.get(named(request))
+        loaded = given.model_cache.get(named(request))
         watch.end("queue")
         with given.statistics.measured(loaded.version.key, watch):
-            return work(Turn(given, loaded, watch), body)
+            return work(Turn(loaded, watch), body)
 
     async with lane.place():
         return await lane.run(run)

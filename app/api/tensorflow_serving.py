@@ -140,14 +140,14 @@ def get_model_status(request: Request, given: Given) -> dict[str, Any]:
     """Say whether each version answers, newest first, and as KServe's V1 protocol does whether the model is ready."""
     model = given.rooms.registry.get(named(request).model)
     default = [version for version in model.versions if version.version == model.default_version]
-    is_ready = any(not given.inference.is_broken(version) for version in default)
+    is_ready = any(not given.model_cache.is_broken(version) for version in default)
     return {"name": model.name, "ready": is_ready, **_status(given, model.versions)}
 
 
 def _status(given: Services, versions: Iterable[Version]) -> dict[str, Any]:
     found = []
     for version in versions:
-        is_broken = given.inference.is_broken(version)
+        is_broken = given.model_cache.is_broken(version)
         error = {"error_code": "DATA_LOSS", "error_message": "Its files are damaged."}
         status = error if is_broken else {"error_code": "OK", "error_message": ""}
         state = "END" if is_broken else "AVAILABLE"

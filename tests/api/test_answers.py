@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from app.api.answers import to_columns, to_npz
-from app.inference import Inference
 from app.learning.frames import write_arrow
 from app.learning.rows import Rows
 from app.learning.table import Label
+from app.model_cache import ModelCache
 from app.registry import Ref
 from app.training import Rooms
 from tests.records import make_artifact, train
@@ -38,8 +38,8 @@ def test_large_integers_are_themselves_or_texts(
     top_k: int | None,
 ) -> None:
     train(rooms, artifact=replace(make_artifact(), classes=classes))
-    inference = Inference(rooms.registry, "cpu", 1024**3)
-    found = inference.predict(inference.get(Ref.parse("m")), Rows({"a": [-5.0, 5.0, 0.1], "b": ["x", "z", "z"]}, 3))
+    loaded = ModelCache(rooms.registry, "cpu", 1024**3).get(Ref.parse("m"))
+    found = loaded.predict(Rows({"a": [-5.0, 5.0, 0.1], "b": ["x", "z", "z"]}, 3))
 
     (tmp_path / "columns").write_bytes(to_columns(found, top_k))
     write_arrow((tmp_path / "columns").read_bytes(), tmp_path / "arrow")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,9 @@ from app.api.served import LOOP_BYTES
 from app.api.tally import Tally
 from app.config import Settings
 from app.connections import Protocol
+from app.registry import Ref
 from app.training import Rooms
-from app.wiring import open_services
+from app.wiring import Services, open_services
 from tests.api.hostile import MODELS, hostile_bodies, json_bodies, near, publish_models, rows_of
 
 #: by the route: a query that says what is meant anyway is nothing that the short way reads
@@ -48,7 +51,8 @@ class Answer:
 class Both:
     """A connection to the application, both of whose ends are in one event loop."""
 
-    def __init__(self, tally: Tally, runner: asyncio.Runner, port: int) -> None:
+    def __init__(self, services: Services, tally: Tally, runner: asyncio.Runner, port: int) -> None:
+        self.services = services
         self._tally, self._runner = tally, runner
         #: one more line of every head
         self.header = ""
@@ -116,7 +120,7 @@ def both(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[Both]:
     config, state = uvicorn.Config(edge, lifespan="off", access_log=False, log_config=None), ServerState()
     with asyncio.Runner() as runner:
         listening = runner.run(_listen(lambda: protocol(config, state, {})))
-        opened = Both(tally, runner, listening.sockets[0].getsockname()[1])
+        opened = Both(services, tally, runner, listening.sockets[0].getsockname()[1])
         yield opened
         runner.run(opened.close())
         listening.close()
@@ -327,6 +331,33 @@ def test_references_that_mean_nothing_have_the_answers_of_the_route(both: Both) 
         answer = both.ask(ref, b'{"x":[[1,2]]}')
 
         assert (200 == answer.status) == (ref in ("numbers", "numbers@1", "numbers@default")), ref
+
+
+def test_a_version_that_is_put_out_of_memory_is_freed_though_it_was_served(both: Both) -> None:
+    both.ask("numbers", b'{"x":[[1,2]]}')
+    both.ask("mixed", rows_of("records", [["1", '"x"', "1", '"z"']] * 400, ['"a"', '"b"', '"c"', '"d"']))
+    cache = both.services.model_cache
+    loaded = [weakref.ref(cache.get(Ref.parse(model))) for model in ("numbers", "mixed")]
+    for model in ("numbers", "mixed"):
+        cache.unload(model)
+
+    gc.collect()
+
+    assert [None, None] == [each() for each in loaded]
+
+
+def test_each_prediction_is_counted_in_the_statistics_of_its_version_whichever_way_it_goes(both: Both) -> None:
+    key = both.services.model_cache.get(Ref.parse("numbers")).version.key
+
+    both.ask("numbers", b'{"x":[[1,2],[3,4]]}')
+    both.ask("numbers", b'{"instances":[[1,2]]}', route="/v1/models/{name}:predict")
+    both.ask("numbers", b"nothing")
+
+    counts = both.services.statistics.get(key)
+    assert (6, 9, 6) == (counts.requests, counts.rows, counts.executions)
+    assert counts.failures == 3
+    assert counts.total_ns == sum(counts.ns.values())
+    assert min(counts.ns.values()) > 0
 
 
 def test_the_documents_of_both_ways_are_json(both: Both) -> None:
