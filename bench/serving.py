@@ -42,6 +42,9 @@ ENOUGH_SECONDS, READY_SECONDS = 600.0, 180.0
 #: few enough that the processor has time left: what is looked at is how long an answer takes
 QUIET_CONNECTIONS = 4
 JSON, FLOATS = "application/json", "application/octet-stream"
+#: by protocol: where ours predicts, and what rows are called
+PATHS = {"": "/api/v1/models/%s/predict", "v1": "/v1/models/%s:predict", "v2": "/v2/models/%s/infer"}
+FORMS = {"": "x", "v1": "instances"}
 EVERYBODY = (BARE, KERAS_PREDICT, KERAS_CALL, LITSERVE, BENTOML, MLSERVER, RAY)
 WIDE_TABLE, CLASSES = (300, 784), 10
 QUIET, TRAINING = "quiet", "a job trains"
@@ -58,6 +61,8 @@ class Row:
     rows: int
     media_type: str = JSON
     others: Sequence[str] = (BARE,)
+    #: another server's protocol that ours is asked by
+    protocol: str = ""
 
 
 ROWS = {
@@ -65,6 +70,8 @@ ROWS = {
     "wide_32": Row("32 × 784, JSON", "wide", 32, others=EVERYBODY),
     "wide_1_floats": Row("1 × 784, raw float32", "wide", 1, FLOATS),
     "wide_32_floats": Row("32 × 784, raw float32", "wide", 32, FLOATS),
+    "wide_1_v1": Row("1 × 784, TensorFlow Serving's JSON", "wide", 1, protocol="v1"),
+    "wide_1_v2": Row("1 × 784, Open Inference Protocol's JSON", "wide", 1, protocol="v2"),
     "penguins_1": Row("1 penguin, 7 columns of which 2 are categories, JSON records", "penguins", 1),
     "penguins_32": Row("32 penguins, JSON records", "penguins", 32),
 }
@@ -107,14 +114,14 @@ class Field:
 
     def ours(self, row: Row, service: str) -> Ask:
         """Give what the service is asked."""
-        return Ask(f"{service}/api/v1/models/{row.model}/predict", self.body(row), row.media_type, KEY)
+        return Ask(f"{service}{PATHS[row.protocol] % row.model}", self.body(row, row.protocol), row.media_type, KEY)
 
     def ask(self, row: Row, who: str) -> Ask | None:
         """Give what a contestant is asked, None where it is absent."""
         if who == OURS:
             return self.ours(row, self.service)
         if who == BARE:
-            return Ask(f"{self.bare}/", self.body(row), row.media_type)
+            return Ask(f"{self.bare}/", self.body(row, row.protocol), row.media_type)
         if who not in self.peers:
             return None
         is_v2 = next(peer.is_v2 for peer in PEERS if peer.name == who)
@@ -138,7 +145,7 @@ def _wide(row: Row, form: str) -> bytes:
     if row.media_type == FLOATS:
         return x.astype("<f4").tobytes()
     tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
-    return json.dumps({"inputs": [tensor]} if form == "v2" else {"x": x.tolist()}).encode()
+    return json.dumps({"inputs": [tensor]} if form == "v2" else {FORMS[form]: x.tolist()}).encode()
 
 
 def _penguins(rows: int) -> bytes:

@@ -25,6 +25,7 @@ from tests.service import Service
 
 PATH = "/api/v1/models/numbers/predict"
 BODY = b'{"x":[[1,2]]}'
+TENSOR = b'{"inputs":[{"name":"m","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'
 BEARER = {"Authorization": f"Bearer {KEY}"}
 #: by the route: a query that says what is meant anyway is nothing that the short way reads
 BY_ROUTE = {"on_error": "fail"}
@@ -205,9 +206,19 @@ def figures(http: httpx.Client, name: str, **labels: str) -> list[float]:
     return [float(line.rpartition(" ")[2]) for line in of_it if all(f'{k}="{v}"' in line for k, v in labels.items())]
 
 
-def test_it_is_counted_among_the_requests_of_the_route(http: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    ("path", "body", "route"),
+    [
+        (PATH, BODY, "/api/v1/models/{ref}/predict"),
+        ("/v1/models/numbers:predict", b'{"instances":[[1,2]]}', "/v1/models/{name}:predict"),
+        ("/v1/models/numbers/versions/1:predict", b'{"inputs":[[1,2]]}', "/v1/models/{name}/versions/{n}:predict"),
+        ("/v2/models/numbers/infer", TENSOR, "/v2/models/{name}/infer"),
+        ("/v2/models/numbers/versions/1/infer", TENSOR, "/v2/models/{name}/versions/{n}/infer"),
+    ],
+)
+def test_it_is_counted_among_the_requests_of_the_route(http: httpx.Client, path: str, body: bytes, route: str) -> None:
     labels = {
-        "http_route": "/api/v1/models/{ref}/predict",
+        "http_route": route,
         "http_request_method": "POST",
         "http_response_status_code": "200",
         "network_protocol_version": "1.1",
@@ -218,12 +229,12 @@ def test_it_is_counted_among_the_requests_of_the_route(http: httpx.Client) -> No
     def counted() -> list[list[float]]:
         return [figures(http, f"http_server_request_duration_seconds_{name}", **labels) for name in ("count", "sum")]
 
-    predict(http)
-    predict(http, params=BY_ROUTE)
+    predict(http, body, path)
+    predict(http, body, path, params=BY_ROUTE)
     (before,), (seconds,) = counted()
     for _ in range(3):
-        predict(http).raise_for_status()
-        predict(http, params=BY_ROUTE).raise_for_status()
+        predict(http, body, path).raise_for_status()
+        predict(http, body, path, params=BY_ROUTE).raise_for_status()
     (after,), (more,) = counted()
 
     assert before + 6 == after
