@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from app.errors import Corrupt, Unavailable
 from app.inference import Loaded
 from app.learning.artifact import Artifact
+from app.learning.crossover import Crossover
 from app.learning.network import OnnxRuntime, Runtime
 from app.learning.rows import Rows
 from app.machine import gpus
@@ -123,15 +124,7 @@ class ModelCache:
         """Say which loaded version computes where."""
         with self._keeping:
             loaded = list(self._loaded.values())
-        return [
-            {
-                "model": v.version.model,
-                "version": v.version.version,
-                "device": v.runtime.device,
-                "library": v.runtime.library,
-            }
-            for v in loaded
-        ]
+        return [_shown(each) for each in loaded]
 
     def _resolve(self, ref: Ref, stamp: object) -> Version:
         try:
@@ -178,18 +171,36 @@ class ModelCache:
         return loaded
 
     def _runtime(self, artifact: Artifact) -> Runtime:
+        cpu = OnnxRuntime(artifact.architecture, artifact.weights)
         if not self.serves_on_gpu:
-            return OnnxRuntime(artifact.architecture, artifact.weights)
+            return cpu
         # Keras is imported where there is a GPU to use and nowhere else
         keras_network = importlib.import_module("app.learning.keras_network")
-        runtime: Runtime = keras_network.KerasRuntime(artifact.architecture, artifact.weights, "gpu:0")
-        return runtime
+        gpu: Runtime = keras_network.KerasRuntime(artifact.architecture, artifact.weights, "gpu:0")
+        return Crossover.measure(cpu, gpu, artifact.architecture.inputs)
+
+
+def _shown(loaded: Loaded) -> dict[str, Any]:
+    version, runtime = loaded.version, loaded.runtime
+    shown = {
+        "model": version.model,
+        "version": version.version,
+        "device": runtime.device,
+        "library": runtime.library,
+    }
+    if isinstance(runtime, Crossover):
+        shown["gpu_from_rows"] = None if runtime.device == "cpu" else runtime.cpu_rows + 1
+        shown["timings"] = [timing._asdict() for timing in runtime.timings]
+    return shown
 
 
 def _verify(loaded: Loaded) -> None:
     golden = loaded.artifact.golden
     names = list(golden["records"][0])
     columns = {name: [record[name] for record in golden["records"]] for name in names}
-    found = loaded.predict(Rows(columns, len(golden["records"]))).probabilities
-    if not np.abs(found - np.array(golden["probabilities"], np.float32)).max() <= GOLDEN_TOLERANCE:
-        raise Corrupt(f"Version {loaded.version.version} does not reproduce its golden predictions.")
+    rows = Rows(columns, len(golden["records"]))
+    runtime = loaded.runtime
+    for each in (runtime.cpu, runtime.gpu) if isinstance(runtime, Crossover) else (runtime,):
+        found = replace(loaded, runtime=each).predict(rows).probabilities
+        if not np.abs(found - np.array(golden["probabilities"], np.float32)).max() <= GOLDEN_TOLERANCE:
+            raise Corrupt(f"Version {loaded.version.version} does not reproduce its golden predictions.")

@@ -40,7 +40,7 @@ class Served:
         self._matrix = QuickMatrix.of(encoder)
         self._rows = QuickRows(encoder, loaded.target)
         multiplications = sum(weight.size for weight in loaded.artifact.weights.values())
-        self._turns = Turns(self._network, self._matrix, multiplications if runtime.device == "cpu" else None, lane)
+        self._turns = Turns(self._network, self._matrix, multiplications, runtime.cpu_rows, lane)
 
     @property
     def takes_matrices(self) -> bool:

@@ -73,17 +73,21 @@ class Turns:
     Args:
         network: maps float32 (n, d) to probabilities float32 (n, k).
         matrix: encodes matrices, where the version's inputs are all numbers.
-        multiplications: what the network takes for a row; None where it always computes beside the loop, as a GPU does.
+        multiplications: what the network takes for a row.
+        cpu_rows: the most rows that the processor computes; what another device does is always beside the loop.
         lane: what is computed beside the loop has its threads, and at most so many at once; it knows how long one may wait.
     """
 
-    def __init__(self, network: Network, matrix: QuickMatrix | None, multiplications: int | None, lane: Lane) -> None:
+    def __init__(
+        self, network: Network, matrix: QuickMatrix | None, multiplications: int, cpu_rows: int, lane: Lane
+    ) -> None:
         self._network = network
         self._matrix = matrix
         self._lane = lane
-        each = max(multiplications or 1, 1)
-        self._loop_rows = 0 if multiplications is None else LOOP_MULTIPLICATIONS // each
-        self._most_rows = sys.maxsize if multiplications is None else CALL_MULTIPLICATIONS // each
+        each = max(multiplications, 1)
+        self._loop_rows = min(LOOP_MULTIPLICATIONS // each, cpu_rows)
+        # another device computes many as quickly as few
+        self._most_rows = CALL_MULTIPLICATIONS // each if cpu_rows == sys.maxsize else sys.maxsize
         self._waiting: deque[_Waiting] = deque()
         #: a call is due soon; so many are computed beside the loop
         self._is_due, self._running = False, 0

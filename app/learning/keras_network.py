@@ -58,6 +58,9 @@ def network_logits(model: keras.Sequential, x: NDArray[np.float32]) -> NDArray[n
 class KerasRuntime:
     """A network computed by Keras on its backend's device: the way to predict on a GPU."""
 
+    #: this is another device, or stands for one
+    cpu_rows = 0
+
     def __init__(self, architecture: Architecture, weights: Weights, device: str) -> None:
         self.device = device
         self.library = f"keras-{keras.backend.backend()}"

@@ -6,6 +6,7 @@ same bits whatever it is batched with.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -134,9 +135,17 @@ class Architecture:
 class Runtime(Protocol):
     """A network that is ready to compute."""
 
-    #: "cpu" or "gpu:0", and the library that computes
-    device: str
-    library: str
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu" or "gpu:0"."""
+
+    @property
+    def library(self) -> str:
+        """What computes."""
+
+    @property
+    def cpu_rows(self) -> int:
+        """The most rows that the processor computes."""
 
     def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map float32 (n, d) to class probabilities float32 (n, k)."""
@@ -150,6 +159,7 @@ class OnnxRuntime:
 
     device = "cpu"
     library = "onnxruntime"
+    cpu_rows = sys.maxsize
 
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
         options = ort.SessionOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from typing import Any
@@ -41,7 +42,8 @@ class Network:
 
 
 def turns(network: Network, multiplications: int | None = 1, places: int = 1, seconds: float = 60) -> Turns:
-    return Turns(network, QuickMatrix.of(ENCODER), multiplications, Lane("tests", places, 100, seconds))
+    cpu_rows = 0 if multiplications is None else sys.maxsize
+    return Turns(network, QuickMatrix.of(ENCODER), multiplications or 1, cpu_rows, Lane("tests", places, 100, seconds))
 
 
 def ask(of: Turns, asked: NDArray[np.float64] | Encoded, entered: float | None = None) -> asyncio.Future[Any]:
