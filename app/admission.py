@@ -118,13 +118,18 @@ class Lane:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise self._expiry() from error
+            raise self.expiry() from error
 
     def overdue(self, entered: float) -> Busy | None:
         """Count and make the error of one who entered so long ago that its time is over, else give None."""
-        return self._expiry() if time.perf_counter() > entered + self._seconds else None
+        return self.expiry() if self.is_over(entered) else None
 
-    def _expiry(self) -> Busy:
+    def is_over(self, entered: float) -> bool:
+        """Tell whether the time of one who entered then is over; from any thread."""
+        return time.perf_counter() > entered + self._seconds
+
+    def expiry(self) -> Busy:
+        """Count and make the error of one whose time is over."""
         self.expired += 1
         detail = f"Expected {self.name} that wait and work for at most {self._seconds:g} seconds; try again later."
         return Busy(detail, self.retry_seconds)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.admission import Lane
 from app.api.problems import RETRY_AFTER_SECONDS, problem
 from app.errors import Busy
-from app.exchange import ExchangeProtocol
+from app.exchange import ExchangeProtocol, StandIn
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_CONNECTIONS = 1000
 #: the ends of the paths that predict, whatever the protocol
-_PREDICTS = re.compile(rb"[/:](?:predict|classify|regress|infer)(?:\?|$)")
+_PREDICTS = re.compile(rb"[/:](?:predict|classify|regress|infer)$")
+
+
+class _LastWords(NamedTuple):
+    status: int
+    code: str
+    detail: str
 
 
 class Protocol(ExchangeProtocol):
@@ -26,107 +33,150 @@ class Protocol(ExchangeProtocol):
     predictions: Lane
     _clock: asyncio.TimerHandle | None = None
     _in_head = True
-    #: of the head, in the pieces before the one that is parsed now, and of that one
-    _head_bytes = _piece_bytes = 0
-    _is_too_large = False
+    _is_one_too_many = False
+    #: of the names and values of this request's head, and of its trailers
+    _head_bytes = 0
+    #: of the pieces since the last one that began a request, or ended it, or had a part of its body
+    _idle_bytes = 0
+    _is_piece_idle = True
+    #: what is said when those before have their answers
+    _last_words: _LastWords | None = None
+    #: when a body that nobody reads must have come
+    _unread_until: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
         super().connection_made(transport)
+        self._is_one_too_many = len(self.connections) > MAX_CONNECTIONS
         self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._stop_clock()
         super().connection_lost(exc)
+        # uvicorn's own goes on where the connection was reset
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head, and refuse a large one."""
-        self._piece_bytes = len(data)
+        """Count what brings a request no further, and see that there is a time by which something must come."""
+        if self._last_words is not None:
+            return
+        self._is_piece_idle = True
         super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            self._is_too_large = self._is_too_large or self._head_bytes > MAX_HEAD_BYTES
+        self._idle_bytes = self._idle_bytes + len(data) if self._is_piece_idle else 0
+        if self._idle_bytes > MAX_HEAD_BYTES:
+            self._end_with(_too_large())
+        elif self._in_head and not self._is_between:
             # most heads are whole in their first piece, and need no clock
             if self._clock is None:
                 self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
-        elif type(self.cycle) is _Refused and not self._is_between and self.timeout_keep_alive_task is None:
-            # whoever sends what nobody reads is not waited for
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-        if self._is_too_large and self.transport is not None and not self.transport.is_closing():
-            self.send_400_response("too large")
+        elif self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            self._wait_again()
+
+    def _wait_again(self) -> None:
+        """Wait for the next request, or for the rest of a body that nobody reads, which has one time for all of it."""
+        now = self.loop.time()
+        until = now + self.timeout_keep_alive
+        if self._is_between:
+            self._unread_until = None
+        else:
+            self._unread_until = until = until if self._unread_until is None else self._unread_until
+        self.timeout_keep_alive_task = self.loop.call_at(max(until, now), self.timeout_keep_alive_handler)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, or too much of it; uvicorn's own answer is plain text."""
-        if self._is_too_large:
-            detail = f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more."
-            self._say(431, "too_large", detail, ends=True)
-        else:
-            self._say(400, "malformed", f"Expected HTTP/1.1: {msg}", ends=True)
+        is_too_large = self._head_bytes > MAX_HEAD_BYTES
+        self._end_with(_too_large() if is_too_large else _LastWords(400, "malformed", f"Expected HTTP/1.1: {msg}"))
 
     def on_message_begin(self) -> None:
         """Begin to count the next request's head."""
         super().on_message_begin()
         self._stop_clock()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._is_piece_idle = True, False
+        self._head_bytes, self._unread_until = 0, None
+
+    def on_url(self, url: bytes) -> None:
+        """Count it."""
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count it, in the head or behind the body."""
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            # nothing behind it is read: the parser ends here
+            raise ValueError("the head is too large")
 
     def on_headers_complete(self) -> None:
-        """Stop the clock; a head that is too large meets no route."""
+        """Stop the clock; a busy process's time is nearly all to go to those it serves, and such a request meets no route."""
         self._stop_clock()
         self._in_head = False
-        # a head is counted as it arrives, and as it was parsed where a piece of it came with other bytes
-        if self._head_bytes + self._piece_bytes > MAX_HEAD_BYTES:
-            parsed = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            self._is_too_large = self._is_too_large or max(self._head_bytes, parsed) > MAX_HEAD_BYTES
-        if self._is_too_large:
-            return
-        busy = self._busy() if self.cycle is None or self.cycle.response_complete else None
+        busy = self._busy() if self._is_idle and not self.flow.write_paused else None
         if busy is None:
             super().on_headers_complete()
-        else:
-            self.cycle = _Refused()
-            self.send_away(busy)
+            return
+        # a body that was not asked for may not come
+        keeps = self.parser.should_keep_alive() and not self.expect_100_continue
+        self.cycle = StandIn(keep_alive=keeps)
+        self.cycle.response_complete = True
+        self.send_away(busy, self.url.partition(b"?")[0].decode("latin-1"), ends=not keeps)
 
-    def send_away(self, busy: Busy) -> None:
-        """Say when to come back."""
-        self._say(503, busy.code, busy.message, {"Retry-After": str(busy.retry_seconds)}, ends=self._is_one_too_many)
-        self.on_response_complete()
+    def on_body(self, body: bytes) -> None:
+        """See that the request comes on."""
+        self._is_piece_idle = False
+        super().on_body(body)
 
-    @property
-    def _is_one_too_many(self) -> bool:
-        return len(self.connections) > MAX_CONNECTIONS
+    def on_message_complete(self) -> None:
+        """See that the request came to its end."""
+        self._is_piece_idle = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Say the last words when it is their turn."""
+        super().on_response_complete()
+        if self._last_words is not None and self._is_idle:
+            self._end_with(self._last_words)
 
     def _busy(self) -> Busy | None:
-        """Say why a request meets no route: nearly all of a busy process's time is to go to those it serves.
-
-        Such an answer is counted, and has no line in the log.
-        """
+        """Say why a request meets no route. Such an answer is counted, and has no line in the log."""
         if self._is_one_too_many:
             detail = f"Expected at most {MAX_CONNECTIONS} connections, got one more; try again later."
             # uvicorn's own answer is plain text
             return Busy(detail, RETRY_AFTER_SECONDS)
-        if self.predictions.is_full and _PREDICTS.search(self.url):
-            return self.predictions.refusal()
-        return None
+        is_full = self.predictions.is_full and self.parser.get_method() == b"POST"
+        return self.predictions.refusal() if is_full and _PREDICTS.search(self.url.partition(b"?")[0]) else None
 
-    def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
+    def send_away(self, busy: Busy, path: str, *, ends: bool) -> None:
+        """Say when to come back."""
+        headers = {"Retry-After": str(busy.retry_seconds)}
+        self._say(_LastWords(503, busy.code, busy.message), path, headers, ends=ends or self._is_one_too_many)
+        self.on_response_complete()
 
-    def _say(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None, *, ends: bool) -> None:
+    def _end_with(self, words: _LastWords) -> None:
+        """Say what is wrong after the answers to what came before, and close."""
+        self._stop_clock()
+        self._last_words = words
+        if self.transport.is_closing():
+            return
+        if self._is_idle:
+            # empty where no address was read yet
+            self._say(words, self.url.partition(b"?")[0].decode("latin-1"), {}, ends=True)
+        else:
+            self.flow.pause_reading()
+
+    def _say(self, words: _LastWords, path: str, headers: dict[str, str], *, ends: bool) -> None:
         """Answer without a route.
 
         Args:
             ends: and close the connection.
         """
         request_id = secrets.token_hex(8)
-        headers = {**(headers or {}), **({"Connection": "close"} if ends else {}), "X-Request-ID": request_id}
-        # empty where no address was read yet
-        path = self.url.partition(b"?")[0].decode("latin-1")
-        answer = problem(status, code, detail, request_id, headers=headers, path=path)
+        headers = {**headers, **({"Connection": "close"} if ends else {}), "X-Request-ID": request_id}
+        answer = problem(words.status, words.code, words.detail, request_id, headers=headers, path=path)
         # other protocols know fewer statuses
         head = [STATUS_LINE[answer.status_code]]
         head += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
@@ -134,14 +184,15 @@ class Protocol(ExchangeProtocol):
         if ends:
             self.transport.close()
 
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
     def _too_slow(self) -> None:
         if self.transport is not None:
             self.transport.close()
 
 
-class _Refused:
-    """In a cycle's place, a request that has its answer, and whose body is passed over."""
-
-    message_event = asyncio.Event()
-    response_complete = True
-    keep_alive = True
+def _too_large() -> _LastWords:
+    return _LastWords(431, "too_large", f"Expected a request head of at most {MAX_HEAD_BYTES} bytes, got more.")

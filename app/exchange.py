@@ -55,24 +55,34 @@ class Corked:
     def _flush(self) -> None:
         if self._parts:
             parts, self._parts, self._size = self._parts, [], 0
-            self._transport.write(b"".join(parts))
+            # whoever went away meanwhile hears nothing
+            if not self._transport.is_closing():
+                self._transport.write(b"".join(parts))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
 
-class _Exchange:
-    """A plain request and its answer, in the place of one of uvicorn's cycles, which has all that uvicorn looks at."""
+class StandIn:
+    """What stands in the place of one of uvicorn's cycles, with all that uvicorn looks at."""
 
     #: that of a cycle wakes whoever waits for its body
     message_event = asyncio.Event()
 
+    def __init__(self, *, keep_alive: bool = True) -> None:
+        self.keep_alive = keep_alive
+        self.response_complete = self.disconnected = False
+
+
+class _Exchange(StandIn):
+    """A plain request and its answer."""
+
     def __init__(self, asked: Asked) -> None:
+        super().__init__()
         self.asked = asked
         self.parts: list[bytes] = []
         self.size = 0
-        self.is_whole = self.response_complete = self.disconnected = False
-        self.keep_alive = True
+        self.is_whole = False
 
     def take(self, part: bytes) -> None:
         """Take a part of the body."""
@@ -136,7 +146,7 @@ class ExchangeProtocol(HttpToolsProtocol):
         parser = self.parser
         # what came before on this connection is answered, or it is some way of HTTP that is uvicorn's to know
         if (
-            (self.cycle is not None and not self.cycle.response_complete)
+            not self._is_idle
             or parser.get_method() != b"POST"
             or parser.get_http_version() != "1.1"
             or not parser.should_keep_alive()
@@ -146,6 +156,11 @@ class ExchangeProtocol(HttpToolsProtocol):
         ):
             return None
         return self.hot.plain(self.url, self.headers)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether all requests before have their answers."""
+        return self.cycle is None or self.cycle.response_complete
 
     @property
     def _held(self) -> _Exchange | None:
@@ -179,8 +194,12 @@ class ExchangeProtocol(HttpToolsProtocol):
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self.hot.answer(exchange.asked, body, partial(self._answer, exchange))
 
-    def send_away(self, busy: Busy) -> None:
-        """Say when to come back."""
+    def send_away(self, busy: Busy, path: str, *, ends: bool) -> None:
+        """Say when to come back.
+
+        Args:
+            ends: and close the connection.
+        """
         raise NotImplementedError
 
     def _answer(self, exchange: _Exchange, answer: Answer | Busy | None) -> None:
@@ -191,7 +210,7 @@ class ExchangeProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if isinstance(answer, Busy):
-            self.send_away(answer)
+            self.send_away(answer, exchange.asked.path, ends=not exchange.keep_alive)
             return
         lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         if not exchange.keep_alive:
@@ -213,6 +232,7 @@ class ExchangeProtocol(HttpToolsProtocol):
 
     def _release(self, exchange: _Exchange) -> None:
         """Hand a request over to ASGI, as if it had come there first."""
+        self._lose_patience()
         path = exchange.asked.path
         scope: Any = {
             "type": "http",

@@ -39,7 +39,7 @@ class Keys:
     def __init__(self, database: Database, configured: str | None) -> None:
         self._database = database
         self._configured: dict[str, tuple[Scope, ...]] = {} if configured is None else {_sha256(configured): ("admin",)}
-        #: hashes of keys, and what each may do; another object whenever they are read again
+        #: hashes of keys, and what each may do; another object whenever they change
         self.known = self._configured
         self._changing = threading.Lock()
 
@@ -47,7 +47,9 @@ class Keys:
         """Read the stored keys; tells whether there is an admin key at all, the configured one included."""
         with self._database.read() as connection:
             rows = connection.execute(sa.select(keys.c.sha256, keys.c.scopes)).all()
-        self.known = {row.sha256: tuple(row.scopes) for row in rows} | self._configured
+        known = {row.sha256: tuple(row.scopes) for row in rows} | self._configured
+        if known != self.known:
+            self.known = known
         return any("admin" in scopes for scopes in self.known.values())
 
     def add(self, name: str | None, scopes: Iterable[Scope]) -> tuple[Key, str]:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 
@@ -148,6 +148,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, services: Services, listener: socket.socket, upkeep: Upkeep | None) -> None:
         self._services, self._listener, self._upkeep = services, listener, upkeep
+        self._door: Door | None = None
         settings = services.settings
         tally = Tally()
         edge = create_app(services, self._lifespan, tally)
@@ -179,8 +180,14 @@ class _Server(uvicorn.Server):
             return
         await super().startup([])
         about = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
-        # it is closed, and waited for, as a server
-        self.servers = [cast("asyncio.Server", Door(self._listener, partial(self._protocol, **about)))]
+        self._door = Door(self._listener, partial(self._protocol, **about))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the door first: who has come through it has to be told."""
+        if self._door is not None:
+            self._door.close()
+            await self._door.wait_closed()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -48,6 +48,8 @@ class Asked(NamedTuple):
     dialect: Dialect
     path: str
     headers: Headers
+    #: those there were when its own was looked at
+    keys: object
     request_id: str
     began: float
 
@@ -57,8 +59,6 @@ class _Head(NamedTuple):
 
     asked: Asked
     size: int
-    #: what keys there were
-    keys: object
 
 
 class Answer(NamedTuple):
@@ -110,6 +110,8 @@ class Hot:
         Args:
             path: as it came, with its query.
         """
+        # before the key is looked at: they may change meanwhile
+        keys = self._given.keys.known
         named = dict(headers)
         spoken = dialect_of(path, named)
         # a header that came twice, and what only the route can undo
@@ -120,7 +122,7 @@ class Hot:
         if self._edge.refusal("POST", named) is not None:
             return None
         dialect, ref = spoken
-        return Asked(ref, dialect, path.decode(), headers, identify(named), time.perf_counter())
+        return Asked(ref, dialect, path.decode(), headers, keys, identify(named), time.perf_counter())
 
     def _is_short(self, length: bytes) -> bool:
         # Python refuses to read thousands of digits
@@ -140,17 +142,17 @@ class Hot:
         """
         end = request.find(b"\r\n\r\n") + 4
         head = self._heads.get(request[:end])
-        if head is None or len(request) != end + head.size or head.keys is not self._given.keys.known:
+        if head is None or len(request) != end + head.size or head.asked.keys is not self._given.keys.known:
             return None
         asked = head.asked
-        return Asked(*asked[:4], new_id(), time.perf_counter()), request[end:]
+        return Asked(*asked[:5], new_id(), time.perf_counter()), request[end:]
 
     def learn(self, asked: Asked, head: bytes, size: int) -> None:
         """Know a plain request's head again, where it may come again: with a body of the same size, and no id."""
         if len(head) <= MAX_KNOWN_BYTES and b"x-request-id" not in head.lower():
             if len(self._heads) >= MAX_HEADS:
-                self._heads.clear()
-            self._heads[head] = _Head(asked, size, self._given.keys.known)
+                del self._heads[next(iter(self._heads))]
+            self._heads[head] = _Head(asked, size)
 
     def answer(self, asked: Asked, body: bytes, tell: Tell) -> None:
         """Answer a request soon, or at once."""
@@ -289,6 +291,9 @@ class Hot:
         try:
             return await asyncio.to_thread(self._given.model_cache.get, ref)
         except FitserveError:
+            return None
+        except Exception:
+            logger.exception("a version could not be looked up")
             return None
         finally:
             del self._asking[ref]

@@ -75,7 +75,7 @@ class Turns:
         matrix: encodes matrices, where the version's inputs are all numbers.
         multiplications: what the network takes for a row.
         cpu_rows: the most rows that the processor computes; what another device does is always beside the loop.
-        lane: what is computed beside the loop has its threads, and at most so many at once; it knows how long one may wait.
+        lane: what is computed beside the loop has its threads, as many calls at once as there are; it knows how long one may wait.
     """
 
     def __init__(
@@ -112,8 +112,9 @@ class Turns:
         try:
             x, asked = self._gather(taken)
             if len(x) > self._loop_rows:
+                call = self._lane.run(partial(self._compute, x, taken[-1].entered))
                 self._running += 1
-                self._lane.run(partial(self._network, x)).add_done_callback(partial(self._end, asked, began))
+                call.add_done_callback(partial(self._end, asked, began))
                 return
             # no row may be left
             probabilities = self._network(x) if len(x) else x
@@ -122,7 +123,7 @@ class Turns:
             logger.exception("batch failed")
             _forsake(taken)
         else:
-            _tell(asked, probabilities, began)
+            _tell_all(asked, probabilities, began)
         finally:
             self._plan()
 
@@ -134,7 +135,7 @@ class Turns:
             each = self._waiting.popleft()
             late = self._lane.overdue(each.entered)
             if late is not None:
-                each.tell(late)
+                _tell(each.tell, late)
                 continue
             cells += each.rows.size
             rows += len(each.rows)
@@ -142,7 +143,7 @@ class Turns:
         return taken
 
     def _gather(self, taken: Sequence[_Waiting]) -> tuple[NDArray[np.float32], list[_Asked]]:
-        """Encode what is not encoded yet, and put all rows into one array; whoever has a fault is told so."""
+        """Encode what is not encoded yet, and put all rows into one array; none of whoever has a fault."""
         parts: list[NDArray[np.float32]] = []
         asked: list[_Asked] = []
         matrices: list[Matrix] = []
@@ -164,31 +165,45 @@ class Turns:
             return np.empty((0, 1), np.float32), asked
         return parts[0] if len(parts) == 1 else np.concatenate(parts), asked
 
-    def _end(self, asked: Sequence[_Asked], began: float, call: asyncio.Future[NDArray[np.float32]]) -> None:
+    def _end(self, asked: Sequence[_Asked], began: float, call: asyncio.Future[NDArray[np.float32] | None]) -> None:
         self._running -= 1
         error = None if call.cancelled() else call.exception()
         if call.cancelled() or error is not None:
             logger.error("batch failed", exc_info=error)
             _forsake(asked)
+        elif (probabilities := call.result()) is None:
+            for each in asked:
+                _tell(each.tell, self._lane.expiry())
         else:
-            _tell(asked, call.result(), began)
+            _tell_all(asked, probabilities, began)
         self._plan()
 
+    def _compute(self, x: NDArray[np.float32], entered: float) -> NDArray[np.float32] | None:
+        """Compute in a thread, which other versions' calls may have held: None where it came too late for all."""
+        return None if self._lane.is_over(entered) else self._network(x)
 
-def _tell(asked: Sequence[_Asked], probabilities: NDArray[np.float32], began: float) -> None:
+
+def _tell_all(asked: Sequence[_Asked], probabilities: NDArray[np.float32], began: float) -> None:
     ended = time.perf_counter()
     best = probabilities.argmax(axis=1).tolist()
     at = 0
     for rows, warnings, tell in asked:
-        if warnings is None:
-            tell(None)
-        else:
-            tell(
-                Answered(probabilities[at : at + rows], best[at : at + rows], warnings, began, ended, is_first=at == 0)
-            )
+        answer = None
+        if warnings is not None:
+            mine = slice(at, at + rows)
+            answer = Answered(probabilities[mine], best[mine], warnings, began, ended, is_first=at == 0)
+        _tell(tell, answer)
         at += rows
+
+
+def _tell(tell: Tell, what: Answered | Busy | None) -> None:
+    try:
+        tell(what)
+    except Exception:
+        # it is no fault of those who are told next
+        logger.exception("an answer was not delivered")
 
 
 def _forsake(asked: Sequence[_Waiting | _Asked]) -> None:
     for each in asked:
-        each.tell(None)
+        _tell(each.tell, None)

@@ -22,6 +22,8 @@ from app.learning.matrices import Matrix, MatrixReader
 from app.learning.rows import Rows
 
 LABEL, PROBABILITIES = "label", "probabilities"
+#: JSON before a matrix that is known again, at most so long
+MAX_KNOWN_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def read_matrix(
         Invalid: the outputs are none.
     """
     if json_bytes is not None:
-        head = _matrix_head(body[:json_bytes], tuple(inputs))
+        read_head = _matrix_head if json_bytes <= MAX_KNOWN_BYTES else _matrix_head.__wrapped__
+        head = read_head(body[:json_bytes], tuple(inputs))
         if head is None or len(body) - json_bytes != math.prod(head.shape) * head.dtype.itemsize:
             return None
         return np.frombuffer(body, head.dtype, offset=json_bytes).reshape(head.shape), (head.id, head.outputs)
