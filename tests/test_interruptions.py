@@ -31,7 +31,7 @@ GRAPH: dict[str, Any] = {
 }
 XLA: dict[str, Any] = {
     "network": {"layers": [{"units": 100, "dropout": 0.2}, {"units": 100}], "batch_norm": True},
-    "fit": {"epochs": 400, "batch_size": 16, "early_stopping": {"patience": 400}, "class_weight": "balanced"},
+    "fit": {"epochs": 260, "batch_size": 16, "early_stopping": {"patience": 260}, "class_weight": "balanced"},
 }
 
 
