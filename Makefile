@@ -46,7 +46,8 @@ demo: setup  ## Upload, train, evaluate and predict on a service of its own
 
 test: $(VENV)/.installed-test  ## Lint, then every test
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(ARGS)
+	@# a hundred services start: what they import is compiled once, whatever the shell says
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(ARGS)
 
 test-backends: $(VENV)/.installed-test  ## Train under TensorFlow, JAX and PyTorch, each in an environment of its own
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(BACKEND_TESTS) $(ARGS)

@@ -26,7 +26,7 @@ from app.client import Client, Job
 from tests.processes import is_alive, trainers, until
 from tests.service import Service
 
-CYCLES = int(os.environ.get("CRASH_CYCLES", "8"))
+CYCLES = int(os.environ.get("CRASH_CYCLES", "5"))
 SEED = int(os.environ.get("CRASH_SEED", str(random.randrange(2**32))))
 CYCLE_SECONDS = 10
 SUBMITTERS = 3

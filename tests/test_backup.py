@@ -39,7 +39,8 @@ ROWS = [[i % 7 / 7, i % 3 / 3] for i in range(40)]
 DATA: dict[str, Any] = {"x": ROWS, "y": [i % 2 for i in range(40)]}
 BACKUPS = 3
 
-ENDLESS = {"epochs": 100_000}
+#: deterministic operations are not XLA's, so that the first epoch ends seconds sooner
+ENDLESS = {"epochs": 100_000, "deterministic": True}
 
 
 def run(data_dir: Path, *arguments: str, **settings: str) -> tuple[int, str, str]:
@@ -88,7 +89,7 @@ class Traffic:
             self.client.train("m", data=DATA, validation=None, fit={"epochs": 2, "seed": moments.randrange(10**6)})
         )
         self.answers[job.ref] = self.client.predict(job.ref, rows=ROWS[:5]).probabilities
-        if job.version is not None and job.version > 2 and moments.random() < 0.5:
+        if job.version is not None and job.version > 1 and moments.random() < 0.5:
             self.client.delete_version(f"m@{job.version - 1}", force=True)
 
 
@@ -102,7 +103,7 @@ def backups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Pat
             with Traffic(client) as traffic:
                 targets = [folder / f"{n}.tar" for n in range(BACKUPS)]
                 for count, target in enumerate(targets[:-1], 1):
-                    until(lambda count=count: len(traffic.answers) > count)  # type: ignore[misc]
+                    until(lambda count=count: len(traffic.answers) >= count)  # type: ignore[misc]
                     assert 0 == run(service.data_dir, "backup", str(target))[0]
                 running = client.train("endless", data=DATA, validation=None, fit=ENDLESS)
                 waiting = client.train("waiting", data=DATA, validation=None, fit={"epochs": 2, "seed": 7})

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from app.learning.task import Task
 from bench import contestants, rivals, rounds, serving, sgd, training
 from tests.service import ROOT, Service
 
+#: the benchmark of serving with connections that slow servers answer in the first second: else it asks four times longer
+FEW_CONNECTIONS = "import sys; from bench import serving; serving.CONNECTIONS = 4; serving.main()"
 RECORD = {"records": [{"island": "Biscoe", "bill_length_mm": 49.1}]}
 
 
@@ -72,14 +76,36 @@ def test_the_committed_result_says_where_when_and_with_what_it_was_measured() ->
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def measuring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """The benchmarks of training and of serving, both at once: their figures are not looked at."""
+    folder = tmp_path_factory.mktemp("bench")
+    environment = {name: value for name, value in os.environ.items() if name != "PEERS"}
+    with ExitStack() as opened:
+        running = {}
+        for name, program in {"training": ("-m", "bench.training"), "serving": ("-c", FEW_CONNECTIONS)}.items():
+            command = [sys.executable, *program, "--quick", "--output", str(folder / f"{name}.json")]
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            # one that is not asked for is waited for: it would leave its servers behind
+            running[name] = opened.enter_context(process)
+        yield running
+
+
+def measured(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
+    """Give what a benchmark wrote into its file, and what it printed."""
+    said, errors = process.communicate(timeout=250)
+    assert process.returncode == 0, errors[-4000:]
+    assert isinstance(process.args, list)
+    document: dict[str, Any] = json.loads(Path(str(process.args[-1])).read_text())
+    return document, said.removesuffix("\n")
+
+
+@pytest.fixture(scope="module")
+def trained(measuring: dict[str, subprocess.Popen[str]]) -> dict[str, Any]:
     """What the benchmark of training says of next to no rows."""
-    output = tmp_path_factory.mktemp("bench") / "training.json"
-    command = [sys.executable, "-m", "bench.training", "--quick", "--output", str(output)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    document: dict[str, Any] = json.loads(output.read_text())
-    assert training.tables(document) == ended.stdout.removesuffix("\n")
+    document, said = measured(measuring["training"])
+    assert training.tables(document) == said
     return document
 
 
@@ -115,15 +141,10 @@ def test_the_committed_training_figures_are_of_this_benchmark_and_in_the_readme(
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def served(measuring: dict[str, subprocess.Popen[str]]) -> dict[str, Any]:
     """What the benchmark of serving says after one short round, without other servers."""
-    output = tmp_path_factory.mktemp("bench") / "serving.json"
-    command = [sys.executable, "-m", "bench.serving", "--quick", "--output", str(output)]
-    environment = {name: value for name, value in os.environ.items() if name != "PEERS"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    document: dict[str, Any] = json.loads(output.read_text())
-    assert serving.tables(document) == ended.stdout.removesuffix("\n")
+    document, said = measured(measuring["serving"])
+    assert serving.tables(document) == said
     return document
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,8 @@ def test_predict_prints_csv_for_every_form_of_file(service: Service, penguins: J
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
 
-    answers = [run(service, "predict", "penguins", tmp_path / name) for name in files]
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda name: run(service, "predict", "penguins", tmp_path / name), files))
     answers.append(run(service, "predict", penguins.ref, "-", stdin=table))
 
     assert {0} == {answer.returncode for answer in answers}
@@ -198,8 +200,10 @@ def test_what_the_service_refuses_is_one_line_and_exit_code_1(service: Service, 
         r"fitserve: no answer from http://127\.0\.0\.1:9: .*": ["predict", "m", text, "--url", "http://127.0.0.1:9"],
     }
 
-    for expected, arguments in cases.items():
-        done = run(service, *arguments)
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda arguments: run(service, *arguments), cases.values()))
+
+    for expected, done in zip(cases, ended, strict=True):
         assert (1, "") == (done.returncode, done.stdout), done
         assert re.fullmatch(expected, done.stderr.strip()), done.stderr
 

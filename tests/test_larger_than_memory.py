@@ -13,14 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from tests.conftest import Start
 from tests.processes import megabytes
 from tests.service import Service
 
 MIB = 1024**2
-#: of the CSV; a cell takes 7 bytes there and 4 encoded
-BYTES = int(os.environ.get("LARGE_BYTES", 48 * MIB))
+#: of the CSV; a cell takes 6.5 bytes there and 4 encoded
+BYTES = int(os.environ.get("LARGE_BYTES", 40 * MIB))
 COLUMNS = 60
 CLASSES = 4
 #: what a process may have beside its budget
@@ -33,13 +34,14 @@ def write_csv(path: Path, size: int) -> int:
     centres = rng.normal(0, 0.35, (CLASSES, COLUMNS))
     block = 20_000
     # rows enough for a block of each class
-    blocks = max(size // (block * 7 * COLUMNS), CLASSES)
-    with path.open("w") as file:
-        file.write(",".join([*(f"c{i}" for i in range(COLUMNS)), "y"]) + "\n")
+    blocks = max(size * 2 // (block * 13 * COLUMNS), CLASSES)
+    with path.open("wb") as file:
+        file.write((",".join([*(f"c{i}" for i in range(COLUMNS)), "y"]) + "\n").encode())
         for i in range(blocks):
             label = i * CLASSES // blocks
             x = centres[label] + rng.normal(0, 1, (block, COLUMNS))
-            np.savetxt(file, np.column_stack([x, np.full(block, label)]), "%+.3f," * COLUMNS + "%d")
+            rows = pl.DataFrame(x).with_columns(y=pl.lit(label))
+            rows.write_csv(file, include_header=False, float_precision=3)
     return blocks * block
 
 

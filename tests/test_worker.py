@@ -21,9 +21,12 @@ from tests.service import Service
 DATA = {"x": [[i % 7 / 7, i % 3 / 3] for i in range(60)], "y": [i % 2 for i in range(60)]}
 PLAIN: dict[str, Any] = {"data": DATA, "validation": None}
 BRIEF: dict[str, Any] = {**PLAIN, "fit": {"epochs": 2}}
-#: some seconds of training
-SHORT: dict[str, Any] = {**PLAIN, "fit": {"epochs": 3000}}
-ENDLESS: dict[str, Any] = {**PLAIN, "fit": {"epochs": 100_000}}
+#: some seconds of training, in fewer steps than what XLA is for
+SHORT: dict[str, Any] = {**PLAIN, "fit": {"epochs": 1900, "batch_size": 64}}
+#: more seconds than what another child needs to start, under XLA
+LONG: dict[str, Any] = {**PLAIN, "fit": {"epochs": 3000}}
+#: deterministic operations are not XLA's, so that the first epoch ends seconds sooner
+ENDLESS: dict[str, Any] = {**PLAIN, "fit": {"epochs": 100_000, "deterministic": True}}
 #: a network large enough for one epoch to take some seconds
 SLOW_EPOCH: dict[str, Any] = {
     "data": {"x": [[i % 7 / 7] for i in range(6000)], "y": [i % 2 for i in range(6000)]},
@@ -281,7 +284,7 @@ def test_a_second_worker_of_one_name_is_refused(crew: Service) -> None:
 def test_two_slots_run_two_jobs_at_once_and_keep_one_child_warm_after_them(start: Start) -> None:
     service = start(workers="2")
     with service.client() as client:
-        jobs = [client.train("twins", **SHORT) for _ in range(2)]
+        jobs = [client.train("twins", **LONG) for _ in range(2)]
 
         until(lambda: all(client.job(job).status == "running" and client.job(job).progress["epoch"] for job in jobs))
         versions = {client.wait(job, timeout=120).version for job in jobs}

@@ -28,7 +28,7 @@ from tests.api.wire import is_plain
 from tests.service import Service
 
 #: for each operation, right and wrong, with places from nowhere and with those that there are
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "4"))
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.client import Client, Job
 from app.errors import Invalid
 from app.learning import artifact, checkpoint, fit, keras_network, metrics
 from app.learning.batches import Examples
@@ -29,7 +31,6 @@ from app.learning.loop import prepare as prepare_variables
 from app.learning.network import Architecture, OnnxRuntime
 from app.learning.preparation import class_weights
 from app.learning.task import Interrupted, Task
-from tests.conftest import PENGUINS, Start
 from tests.learning.test_fit import HELD_OUT, SEED, STEPS, TRAIN, TUTORIAL, D, K, dense, resolved, run
 from tests.service import ROOT
 from tests.test_trainer import converse, prepare, train
@@ -225,9 +226,10 @@ def test_a_child_computes_the_same_bits_on_one_core_and_on_all(tmp_path: Path) -
     )
     first = min(os.sched_getaffinity(0))
 
-    on_all = in_another_process(code)
+    with ThreadPoolExecutor(2) as pool:
+        digests = set(pool.map(in_another_process, [code, f"import os; os.sched_setaffinity(0, {{{first}}}); {code}"]))
 
-    assert on_all == in_another_process(f"import os; os.sched_setaffinity(0, {{{first}}}); {code}")
+    assert 1 == len(digests)
 
 
 def test_a_gpu_trains_where_there_is_one_and_is_refused_elsewhere(tmp_path: Path) -> None:
@@ -241,10 +243,14 @@ def test_a_gpu_trains_where_there_is_one_and_is_refused_elsewhere(tmp_path: Path
 
 
 def test_running_out_of_memory_is_told_from_other_troubles() -> None:
-    with pytest.raises(Exception) as caught:
-        keras.ops.ones((2**22, 2**22), dtype="float32")
+    code = (
+        "import keras; from app.learning.keras_network import is_out_of_memory\n"
+        "try: keras.ops.ones((2**22, 2**22), dtype='float32')\n"
+        "except Exception as error: print(is_out_of_memory(error))"
+    )
 
-    assert keras_network.is_out_of_memory(caught.value)
+    # with oneDNN TensorFlow hopes for memory for ten seconds
+    assert "True" == in_another_process(code, TF_ENABLE_ONEDNN_OPTS="0")
     assert not keras_network.is_out_of_memory(RuntimeError("shapes do not match"))
 
 
@@ -254,16 +260,12 @@ def test_the_child_imports_no_other_backend() -> None:
     assert BACKEND == in_another_process(code)
 
 
-def test_a_service_uploads_trains_evaluates_and_predicts(start: Start) -> None:
-    service = start()
-    with service.client() as client:
-        dataset = client.upload(PENGUINS)
-        job = client.wait(client.train("penguins", dataset=dataset, target="species", fit={"epochs": 15}))
-        accuracy = client.evaluate(job.ref, dataset=dataset)["accuracy"]
-        answer = client.predict(job.ref, records=[{"island": "Biscoe", "bill_length_mm": 50.4, "body_mass_g": 5750}])
-    with httpx.Client(base_url=f"{service.url}/api/v1", timeout=100) as http:
-        system = http.get("/system").raise_for_status().json()
-        exported = http.get("/models/penguins/versions/1/export", params={"format": "saved_model"})
+def test_a_service_uploads_trains_evaluates_and_predicts(client: Client, http: httpx.Client, penguins: Job) -> None:
+    accuracy = client.evaluate(penguins.ref, dataset=penguins.document["dataset"])["accuracy"]
+    record = {"island": "Biscoe", "bill_length_mm": 50.4, "body_mass_g": 5750}
+    answer = client.predict(penguins.ref, records=[record])
+    system = http.get("/api/v1/system").raise_for_status().json()
+    exported = http.get(f"/api/v1/models/penguins/versions/{penguins.version}/export?format=saved_model", timeout=100)
 
     assert 0.9 < accuracy
     assert ["Gentoo"] == answer.predictions

@@ -7,10 +7,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.conftest import Start
+import pytest
+
 from tests.service import ROOT, Service
 
 
@@ -18,8 +20,15 @@ def staged(service: Service) -> list[Path]:
     return sorted((service.data_dir / "staging").iterdir())
 
 
-def test_half_an_upload_of_a_killed_service_is_swept_at_the_next_start(start: Start) -> None:
-    service = start(workers="0")
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that these tests may kill and stop, if it runs again afterwards."""
+    running = Service(tmp_path_factory.mktemp("litter") / "data", {"workers": "0"}).start()
+    yield running
+    running.kill_all()
+
+
+def test_half_an_upload_of_a_killed_service_is_swept_at_the_next_start(service: Service) -> None:
     address = urlsplit(service.url)
     head = f"POST /api/v1/datasets HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: text/csv\r\nContent-Length: 1000\r\n\r\n"
     with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
@@ -38,8 +47,7 @@ def test_half_an_upload_of_a_killed_service_is_swept_at_the_next_start(start: St
     assert [] == staged(service)
 
 
-def test_a_second_service_on_one_data_directory_is_refused_and_the_first_serves_on(start: Start) -> None:
-    service = start(workers="0")
+def test_a_second_service_on_one_data_directory_is_refused_and_the_first_serves_on(service: Service) -> None:
     environment = {**os.environ, "FITSERVE_DATA_DIR": str(service.data_dir), "FITSERVE_PORT": "0"}
     command = [sys.executable, "-m", "app", "serve"]
 
@@ -50,9 +58,7 @@ def test_a_second_service_on_one_data_directory_is_refused_and_the_first_serves_
     assert service.is_ready(service.url)
 
 
-def test_a_service_starts_again_as_soon_as_it_has_stopped(start: Start) -> None:
-    service = start(workers="0")
-
+def test_a_service_starts_again_as_soon_as_it_has_stopped(service: Service) -> None:
     assert 0 == service.stop()
     service.start()
 
