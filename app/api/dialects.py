@@ -201,14 +201,16 @@ _PLACES = {
     "alias": rb"(?P<alias>[A-Za-z][A-Za-z0-9_.-]{0,63})",
 }
 _MODEL, _NUMBER, _LABEL = "/models/{name}", "/models/{name}/versions/{n}", "/models/{name}/labels/{alias}"
-_ROUTES = (
+#: of all dialects
+ROUTES = (
     Native.route,
     *(f"{TENSORFLOW_SERVING}{way}:predict" for way in (_MODEL, _NUMBER, _LABEL)),
     *(f"{OPEN_INFERENCE}{way}/infer" for way in (_MODEL, _NUMBER)),
 )
+_INSTANCES = {route: Instances(route) for route in ROUTES if route.startswith(TENSORFLOW_SERVING)}
 _PATTERNS = [
     (route, re.compile(re.sub(rb"\\{(\w+)\\}", lambda place: _PLACES[place[1].decode()], re.escape(route.encode()))))
-    for route in _ROUTES
+    for route in ROUTES
 ]
 
 
@@ -227,11 +229,6 @@ def _place(path: bytes) -> tuple[str, Ref] | None:
     return None
 
 
-@lru_cache(maxsize=256)
-def _instances(route: str) -> Instances:
-    return Instances(route)
-
-
 def dialect_of(path: bytes, headers: Headers) -> tuple[Dialect, Ref] | None:
     """Give how a POST speaks, and of what; None where its route has to look at it.
 
@@ -247,7 +244,7 @@ def dialect_of(path: bytes, headers: Headers) -> tuple[Dialect, Ref] | None:
         is_plain = form is not None and headers.get(b"accept", b"*/*") in _ACCEPTED
         return (_NATIVE[form], ref) if form is not None and is_plain else None
     if route.startswith(TENSORFLOW_SERVING):
-        return _instances(route), ref
+        return _INSTANCES[route], ref
     length = headers.get(_JSON_LENGTH)
     if length is not None and not (length.isdigit() and len(length) < 16):
         return None

@@ -17,13 +17,15 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from orjson import dumps
 from uvicorn.server import ServerState
 
 from app.api.app import create_app
-from app.api.dialects import LOOP_ROWS_BYTES, Native
+from app.api.dialects import LOOP_ROWS_BYTES, ROUTES, Native
 from app.api.hot import Hot
 from app.api.served import LOOP_BYTES
 from app.api.tally import Tally
@@ -358,6 +360,38 @@ def test_each_prediction_is_counted_in_the_statistics_of_its_version_whichever_w
     assert counts.failures == 3
     assert counts.total_ns == sum(counts.ns.values())
     assert min(counts.ns.values()) > 0
+
+
+def test_where_predictions_are_full_each_protocol_says_so_in_its_own_words(both: Both) -> None:
+    asked = [
+        ("/api/v1/models/{ref}/predict", b'{"x":[[1,2]]}'),
+        ("/v1/models/{name}:predict", b'{"instances":[[1,2]]}'),
+        ("/v2/models/{name}/infer", TENSOR),
+    ]
+    for route, body in asked:
+        assert 200 == both.ask("numbers", body, route=route).status
+    lane = both.services.lanes.predictions
+    entered = [lane.enter()]
+    while entered[-1] is not None:
+        entered.append(lane.enter())
+
+    # the heads are known by now
+    answers = [both.ask("numbers", body, route=route) for route, body in asked]
+
+    assert [503] * 3 == [answer.status for answer in answers]
+    assert [b'{"type":"ab', b'{"error":"E', b'{"error":"E'] == [answer.body[:11] for answer in answers]
+    for each in entered[:-1]:
+        assert each is not None
+        lane.leave(each)
+
+
+def test_the_routes_of_the_short_way_are_those_of_the_application(both: Both) -> None:
+    app = create_app(both.services).app
+    assert isinstance(app, FastAPI)
+
+    assert set(ROUTES) <= {
+        each.path_format for each in iter_route_contexts(app.routes) if "POST" in (each.methods or ())
+    }
 
 
 def test_the_documents_of_both_ways_are_json(both: Both) -> None:
