@@ -61,9 +61,11 @@ class Protocol(ExchangeProtocol):
         """Count what brings a request no further, and see that there is a time by which something must come."""
         if self._last_words is not None:
             return
-        self._is_piece_idle = True
+        before, self._is_piece_idle = self.cycle, True
         super().data_received(data)
-        self._idle_bytes = self._idle_bytes + len(data) if self._is_piece_idle else 0
+        # a known request is not parsed
+        is_idle = self._is_piece_idle and self.cycle is before
+        self._idle_bytes = self._idle_bytes + len(data) if is_idle else 0
         if self._idle_bytes > MAX_HEAD_BYTES:
             self._end_with(_too_large())
         elif self._in_head and not self._is_between:

@@ -234,7 +234,7 @@ OUTPUT = (b"", b',"parameters":{"binary_data":true}', b',"parameters":{"classifi
 def test_other_protocols_have_the_same_answer_by_both_ways(both: Both, model: str, bodies: Any, route: str) -> None:
     statuses: dict[int, int] = {}
 
-    @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(bodies(model))
     def check(body: bytes) -> None:
         answer = both.ask(model, body, route=route)

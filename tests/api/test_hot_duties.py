@@ -180,6 +180,13 @@ def test_a_known_head_asks_for_its_key_again(http: httpx.Client) -> None:
             check_problem(predict(caller), 401, "unauthorized")
 
 
+def test_known_requests_go_on_as_long_as_they_come(http: httpx.Client) -> None:
+    body = BODY + b" " * 900
+
+    with httpx.Client(base_url=http.base_url, headers=BEARER) as caller:
+        assert {200} == {predict(caller, body).status_code for _ in range(60)}
+
+
 def test_each_answer_to_a_known_head_has_an_id_of_its_own(http: httpx.Client) -> None:
     ids = {predict(http).headers["x-request-id"] for _ in range(20)}
 
