@@ -83,7 +83,7 @@ class MatrixReader:
 
 
 def _tensor(document: Any, body: bytes, inputs: Sequence[str]) -> tuple[NDArray[np.float64], dict[str, Any]] | None:
-    keys = document.keys()
+    keys = list(document.keys())
     if len(set(keys)) != len(keys) or not {"inputs"} <= set(keys) <= {"id", "inputs", "outputs", "parameters"}:
         return None
     (tensor,) = tensors = document["inputs"]

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from app.config import Settings
 from app.wiring import open_rooms
 from tests.api.conftest import KEY
 from tests.api.hostile import MODELS, hostile_bodies, json_bodies, publish_models
-from tests.api.wire import JSON, check_problem, connect, exchange, head, read_answer
+from tests.api.wire import JSON, Answer, check_problem, connect, exchange, head, read_answer
 from tests.service import Service
 
 PATH = "/api/v1/models/numbers/predict"
@@ -170,27 +171,29 @@ def test_a_request_that_is_the_last_of_its_connection_is_answered_and_ends_it(se
         assert b"" == connection.recv(1)
 
 
-def test_a_known_head_asks_for_its_key_again(http: httpx.Client) -> None:
+def ask_at_once(connection: socket.socket, service: Service, key: str = KEY, body: bytes = BODY) -> Answer:
+    """Send head and body in one piece: its head is known when it comes again."""
+    about = ("Content-Type: application/json", f"Authorization: Bearer {key}", f"Content-Length: {len(body)}")
+    connection.sendall(head(service.url, "POST", PATH, *about) + body)
+    return read_answer(connection)
+
+
+def test_a_known_head_asks_for_its_key_again(service: Service, http: httpx.Client) -> None:
     made = http.post("/api/v1/keys", json={"scopes": ["predict"]}).json()
 
-    with httpx.Client(base_url=http.base_url, headers={"Authorization": f"Bearer {made['key']}"}) as caller:
-        assert [200] * 3 == [predict(caller).status_code for _ in range(3)]
+    with connect(service.url) as connection:
+        assert [200] * 3 == [ask_at_once(connection, service, made["key"]).status_code for _ in range(3)]
         http.delete(f"/api/v1/keys/{made['id']}").raise_for_status()
         for _ in range(2):
-            check_problem(predict(caller), 401, "unauthorized")
+            check_problem(ask_at_once(connection, service, made["key"]), 401, "unauthorized")
 
 
-def test_known_requests_go_on_as_long_as_they_come(http: httpx.Client) -> None:
-    body = BODY + b" " * 900
+def test_known_requests_go_on_as_long_as_they_come(service: Service) -> None:
+    with connect(service.url) as connection:
+        answers = [ask_at_once(connection, service, body=BODY + b" " * 900) for _ in range(60)]
 
-    with httpx.Client(base_url=http.base_url, headers=BEARER) as caller:
-        assert {200} == {predict(caller, body).status_code for _ in range(60)}
-
-
-def test_each_answer_to_a_known_head_has_an_id_of_its_own(http: httpx.Client) -> None:
-    ids = {predict(http).headers["x-request-id"] for _ in range(20)}
-
-    assert 20 == len(ids)
+    assert {200} == {answer.status_code for answer in answers}
+    assert 60 == len({answer.headers["x-request-id"] for answer in answers})
 
 
 def test_a_caller_that_goes_away_leaves_nothing_behind(service: Service, http: httpx.Client) -> None:
