@@ -29,6 +29,19 @@ ENDLESS: dict[str, Any] = {"data": DATA, "validation": None, "fit": {"epochs": 1
 READY_SECONDS, STOP_SECONDS, MEGABYTES = 2, 25, 150
 #: what a machine that does other things at the same time may add to a bound in seconds
 BUSY = 2
+#: all that it has imported is 160,000 objects, which take 150 ms
+MOST_SEARCHED = 50_000
+#: tells, at SIGUSR1, how many objects a search for garbage looks at, and whether there is one
+SEARCH = """
+import gc, os, pathlib, signal
+
+def tell(number, frame):
+    part = pathlib.Path(os.environ["SEARCHED"] + ".part")
+    part.write_text(f"{len(gc.get_objects())} {gc.isenabled()}")
+    part.rename(os.environ["SEARCHED"])
+
+signal.signal(signal.SIGUSR1, tell)
+"""
 LIBRARIES = ("tensorflow", "keras", "polars")
 
 
@@ -64,6 +77,28 @@ def test_it_is_small_soon_ready_and_gives_the_same_bits_after_a_restart(start: S
     assert min(seconds) < READY_SECONDS * BUSY
     # what it shares with the worker counts half
     assert max(at_start, in_use) < MEGABYTES
+
+
+def test_a_search_for_garbage_keeps_no_request_waiting(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tmp_path / "found"
+    (tmp_path / "sitecustomize.py").write_text(SEARCH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SEARCHED", str(found))
+    for processes in ("1", "2"):
+        service = start(processes=processes)
+        with service.client() as client:
+            client.wait(client.train("searched", **BRIEF))
+            client.predict("searched", rows=DATA["x"])
+        serving = service.find("app.serve") if processes == "2" else [service.process.pid]
+        for pid in serving:
+            os.kill(pid, signal.SIGUSR1)
+            objects, is_enabled = until(lambda: found.read_text().split() if found.exists() else None)
+            found.unlink()
+            assert 100 < int(objects) < MOST_SEARCHED
+            assert "True" == is_enabled
+        service.stop()
 
 
 def test_sigterm_ends_streams_and_waits_answers_what_is_in_flight_and_requeues_the_job(start: Start) -> None:

@@ -219,7 +219,7 @@ class Hot:
             written = come.asked.dialect.write(served, found, about)
             self._count(come, served, read_at, found)
         except Exception:
-            logger.exception("an answer could not be written")
+            logger.exception("an answer could not be written, or not be counted")
         self._leave(come, written)
 
     def _count(self, come: _Come, served: Served, read_at: float, found: Answered) -> None:
