@@ -20,8 +20,8 @@ from app.errors import Busy
 
 T = TypeVar("T")
 
-#: how much the last one counts in the mean time that a place is taken
-_NEWEST = 0.1
+#: how much all before count beside one who ends, in how often one does
+_EARLIER = 0.99
 #: nobody is sent away for longer
 _LONGEST_RETRY_SECONDS = 60
 
@@ -45,8 +45,8 @@ class Lane:
         self.refused = self.expired = 0
         self.places, self._most, self._seconds = places, places + waiting, seconds
         self._queue: deque[asyncio.Future[None]] = deque()
-        #: the mean time that a place was taken
-        self._taken_seconds = 0.0
+        #: when the last one ended, or the lane was last empty; then the seconds that it took until so many ended, of late
+        self._since = self._seconds_of_late = self._ends_of_late = 0.0
         # threads of its own: work that waits for a shared one would wait for other lanes
         self._threads = ThreadPoolExecutor(places, name)
 
@@ -58,13 +58,18 @@ class Lane:
     @property
     def retry_seconds(self) -> int:
         """When those who are here now will be done, at the rate of late; whole seconds, at least 1."""
-        ahead = self.running + self.passing + self.waiting
-        return min(max(math.ceil(ahead * self._taken_seconds / self.places), 1), _LONGEST_RETRY_SECONDS)
+        each = self._seconds_of_late / self._ends_of_late if self._ends_of_late else 0
+        return min(max(math.ceil(self.present * each), 1), _LONGEST_RETRY_SECONDS)
+
+    @property
+    def present(self) -> int:
+        """How many are here, at work or waiting."""
+        return self.running + self.passing + len(self._queue)
 
     @property
     def is_full(self) -> bool:
         """Whether one who came now could not even wait."""
-        return self.running + self.passing + len(self._queue) >= self._most
+        return self.present >= self._most
 
     def refusal(self) -> Busy:
         """Count and make the error of one who came to a full lane."""
@@ -82,39 +87,43 @@ class Lane:
 
     def enter(self) -> float | None:
         """Begin at once, without a place, what never waits; gives the time, for `leave`, or None where the lane is full."""
-        if self.is_full:
+        here = self.present
+        if here >= self._most:
             return None
         self.passing += 1
-        return time.perf_counter()
+        now = time.perf_counter()
+        if not here:
+            self._since = now
+        return now
 
-    def leave(self, entered: float) -> None:
+    def leave(self) -> None:
         """End what began so."""
         self.passing -= 1
-        self._note(time.perf_counter() - entered)
+        self._note_end()
 
     @asynccontextmanager
-    async def place(self, *, passes: bool = False) -> AsyncIterator[None]:
+    async def place(self) -> AsyncIterator[None]:
         """Hold a place, after those who came before.
-
-        Args:
-            passes: one who entered without a place, and is not refused now; it ends with the place.
 
         Raises:
             Busy: the queue is full; or the time is over, and what the block awaits was cancelled.
         """
-        if passes:
-            self.passing -= 1
-        else:
-            self.check()
+        self.check()
+        if not self.present:
+            self._since = time.perf_counter()
+        async with self._limited(self._seconds):
+            await self._wait()
+            try:
+                yield
+            finally:
+                self._note_end()
+                self._pass_on()
+
+    @asynccontextmanager
+    async def _limited(self, seconds: float) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._seconds) as limit:
-                await self._wait()
-                entered = time.perf_counter()
-                try:
-                    yield
-                finally:
-                    self._note(time.perf_counter() - entered)
-                    self._pass_on()
+            async with asyncio.timeout(seconds) as limit:
+                yield
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -134,6 +143,17 @@ class Lane:
         detail = f"Expected {self.name} that wait and work for at most {self._seconds:g} seconds; try again later."
         return Busy(detail, self.retry_seconds)
 
+    async def work(self, work: Callable[[], T], entered: float) -> T:
+        """Work, for one who entered so, on the first thread of the lane's own that is free.
+
+        A place that is handed on by the event loop, which is busy with whoever is refused, leaves its thread idle meanwhile.
+
+        Raises:
+            Busy: the time is over.
+        """
+        async with self._limited(entered + self._seconds - time.perf_counter()):
+            return await self.run(work)
+
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Work on a thread of the lane's own; to be awaited at a place."""
         # what is logged there has the request's id
@@ -144,8 +164,11 @@ class Lane:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _note(self, seconds: float) -> None:
-        self._taken_seconds += (seconds - self._taken_seconds) * (_NEWEST if self._taken_seconds else 1)
+    def _note_end(self) -> None:
+        now = time.perf_counter()
+        self._seconds_of_late = self._seconds_of_late * _EARLIER + now - self._since
+        self._ends_of_late = self._ends_of_late * _EARLIER + 1
+        self._since = now
 
     async def _wait(self) -> None:
         if self.running < self.places:

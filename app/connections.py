@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.admission import Lane
+from app.api.edge import new_id
 from app.api.problems import RETRY_AFTER_SECONDS, problem
 from app.errors import Busy
 from app.exchange import ExchangeProtocol, StandIn
@@ -176,7 +176,7 @@ class Protocol(ExchangeProtocol):
         Args:
             ends: and close the connection.
         """
-        request_id = secrets.token_hex(8)
+        request_id = new_id()
         headers = {**headers, **({"Connection": "close"} if ends else {}), "X-Request-ID": request_id}
         answer = problem(words.status, words.code, words.detail, request_id, headers=headers, path=path)
         # other protocols know fewer statuses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -114,6 +115,57 @@ def test_who_is_refused_is_told_to_come_back_when_those_ahead_will_be_done() -> 
     lane.close()
 
 
+def test_those_who_end_together_are_no_reason_to_come_back_later() -> None:
+    lane = Lane("tests", 1, 9, 60)
+    for _ in range(2):
+        assert None not in [lane.enter() for _ in range(10)]
+        time.sleep(0.3)
+        refused = lane.refusal()
+        for _ in range(10):
+            lane.leave()
+
+    # ten in 0.3 s; if each took that long, it were 3 s
+    assert 1 == refused.retry_seconds
+    lane.close()
+
+
+def test_a_thread_that_is_free_takes_what_waits_without_the_event_loop(lane: Lane) -> None:
+    ended: list[float] = []
+
+    def work() -> None:
+        time.sleep(0.05)
+        ended.append(time.perf_counter())
+
+    async def run() -> float:
+        tasks = [asyncio.create_task(lane.work(work, time.perf_counter())) for _ in range(6)]
+        await asyncio.sleep(0)
+        # two at once, and the event loop does other things
+        threading.Event().wait(0.3)
+        now = time.perf_counter()
+        await asyncio.gather(*tasks)
+        return now
+
+    now = asyncio.run(run())
+    assert max(ended) < now
+    assert 6 == len(ended)
+
+
+def test_work_whose_time_is_over_before_a_thread_is_free_is_never_begun() -> None:
+    lane, done, begun = Lane("tests", 1, 1, 0.1), threading.Event(), list[int]()
+
+    async def run() -> list[object]:
+        entered = time.perf_counter()
+        tasks = [lane.work(work, entered) for work in (done.wait, lambda: begun.append(1))]
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        done.set()
+        await lane.run(lambda: None)
+        return list(ended)
+
+    assert [Busy, Busy] == [type(each) for each in asyncio.run(run())]
+    assert ([], 2) == (begun, lane.expired)
+    lane.close()
+
+
 STEPS = ("come", "enter", "end", "leave", "cancel", "end_and_cancel")
 
 
@@ -138,7 +190,8 @@ def test_whoever_comes_ends_or_gives_up_no_place_is_lost_or_used_twice(
             elif step == "enter" and (began := lane.enter()) is not None:
                 entered.append(began)
             elif step == "leave" and entered:
-                lane.leave(entered.pop())
+                entered.pop()
+                lane.leave()
             elif step == "end" and live:
                 live[one % len(live)][1].set()
             elif step == "cancel" and live:
@@ -151,8 +204,8 @@ def test_whoever_comes_ends_or_gives_up_no_place_is_lost_or_used_twice(
             await asyncio.sleep(0)
             assert 0 <= lane.running <= places
             assert lane.passing == len(entered)
-        for each in entered:
-            lane.leave(each)
+        for _ in entered:
+            lane.leave()
         for _, done in live:
             done.set()
         await asyncio.gather(*(task for task, _ in live), return_exceptions=True)
@@ -171,9 +224,9 @@ def test_those_who_pass_take_no_place_from_those_who_wait(lane: Lane) -> None:
             assert (1, 3) == (lane.running, lane.passing)
             with pytest.raises(Busy):
                 lane.check()
-        for each in passing:
-            assert each is not None
-            lane.leave(each)
+        assert None not in passing
+        for _ in passing:
+            lane.leave()
         assert not lane.is_full
 
     asyncio.run(run())

@@ -240,8 +240,7 @@ class Hot:
             return work(watch)
 
         try:
-            async with self._lane.place(passes=True):
-                found = await self._lane.run(run)
+            found = await self._lane.work(run, come.entered)
             if found is not None:
                 watch.end("output")
                 self._given.statistics.add(key, watch)
@@ -253,13 +252,10 @@ class Hot:
         except Exception:
             logger.exception("a long body could not be answered")
         finally:
-            self._end(come, found)
+            self._leave(come, found)
 
     def _leave(self, come: _Come, found: Written | Busy | None) -> None:
-        self._lane.leave(come.entered)
-        self._end(come, found)
-
-    def _end(self, come: _Come, found: Written | Busy | None) -> None:
+        self._lane.leave()
         come.series.active -= 1
         if not isinstance(found, Written):
             come.tell(found)
