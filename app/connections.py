@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -18,6 +19,9 @@ MAX_HEAD_BYTES = 16 * 1024
 MAX_CONNECTIONS = 1000
 #: the ends of the paths that predict, whatever the protocol
 _PREDICTS = re.compile(rb"[/:](?:predict|classify|regress|infer)$")
+
+#: as long as an id is
+_ANY_ID = b"an-id-of-nobody."
 
 
 class _LastWords(NamedTuple):
@@ -176,13 +180,9 @@ class Protocol(ExchangeProtocol):
         Args:
             ends: and close the connection.
         """
-        request_id = new_id()
-        headers = {**headers, **({"Connection": "close"} if ends else {}), "X-Request-ID": request_id}
-        answer = problem(words.status, words.code, words.detail, request_id, headers=headers, path=path)
-        # other protocols know fewer statuses
-        head = [STATUS_LINE[answer.status_code]]
-        head += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
-        self.transport.write(b"".join([*head, b"\r\n", bytes(answer.body)]))
+        status, rest = _written(words, path, tuple(headers.items()), ends)
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        self.transport.write(b"".join((status, *lines, rest.replace(_ANY_ID, new_id().encode()))))
         if ends:
             self.transport.close()
 
@@ -194,6 +194,19 @@ class Protocol(ExchangeProtocol):
     def _too_slow(self) -> None:
         if self.transport is not None:
             self.transport.close()
+
+
+@lru_cache(maxsize=256)
+def _written(words: _LastWords, path: str, headers: tuple[tuple[str, str], ...], ends: bool) -> tuple[bytes, bytes]:
+    """Give the first line of an answer, and all behind the headers that every answer has; any id stands for the request's.
+
+    A process that refuses thousands a second says the same again and again.
+    """
+    own = {**dict(headers), **({"Connection": "close"} if ends else {}), "X-Request-ID": _ANY_ID.decode()}
+    answer = problem(words.status, words.code, words.detail, _ANY_ID.decode(), headers=own, path=path)
+    head = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+    # other protocols know fewer statuses
+    return STATUS_LINE[answer.status_code], b"%b\r\n%b" % (head, bytes(answer.body))
 
 
 def _too_large() -> _LastWords:

@@ -58,19 +58,38 @@ def load(ask: Ask, connections: int, seconds: float) -> Figures:
     return Figures(answers / elapsed, p99)
 
 
+def crowd(ask: Ask, connections: int, seconds: float, pause_ms: float) -> tuple[float, float]:
+    """Give the answers a second with status 200, and those with another, where a connection pauses after each.
+
+    Raises:
+        SystemExit: wrk is absent, or a request got no answer.
+    """
+    if tool() != "wrk":
+        raise SystemExit("bench: expected wrk on the path: another caller takes too much of the processor")
+    answers, elapsed, _, others, failures = _wrk(ask, connections, seconds, pause_ms)
+    if failures:
+        raise SystemExit(f"bench: {ask.url} gave {failures:.0f} requests no answer")
+    return (answers - others) / elapsed, others / elapsed
+
+
 def _once(ask: Ask, connections: int, seconds: float) -> tuple[float, float, float]:
-    own = [str(ask.body), ask.media_type, *([ask.key] if ask.key else [])]
     if tool() == "wrk":
-        # wrk knows whole seconds
-        duration = f"{max(round(seconds), 1)}s"
-        options = ["-t1", f"-c{connections}", f"-d{duration}", "--timeout", "60s", "-s", str(SCRIPT)]
-        answers, elapsed, p99, failures = map(float, _said(["wrk", *options, ask.url, "--", *own]).split()[-4:])
-        if failures:
-            raise SystemExit(f"bench: {ask.url} gave {failures:.0f} answers that were not 200, or none in time")
+        answers, elapsed, p99, others, failures = _wrk(ask, connections, seconds, 0)
+        if others or failures:
+            raise SystemExit(
+                f"bench: {ask.url} gave {others + failures:.0f} answers that were not 200, or none in time"
+            )
         return answers, elapsed, p99
-    command = [sys.executable, "-m", "bench.load", ask.url, own[0], str(connections), str(seconds), *own[1:]]
-    rate, answers, p99 = map(float, _said(command).split())
+    own = [str(ask.body), str(connections), str(seconds), ask.media_type, *([ask.key] if ask.key else [])]
+    rate, answers, p99 = map(float, _said([sys.executable, "-m", "bench.load", ask.url, *own]).split())
     return answers, answers / rate, p99
+
+
+def _wrk(ask: Ask, connections: int, seconds: float, pause_ms: float) -> list[float]:
+    # wrk knows whole seconds
+    options = ["-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "--timeout", "60s", "-s", str(SCRIPT)]
+    own = [str(ask.body), ask.media_type, ask.key, str(pause_ms)]
+    return [float(word) for word in _said(["wrk", *options, ask.url, "--", *own]).split()[-5:]]
 
 
 def _said(command: list[str]) -> str:

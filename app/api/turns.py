@@ -89,6 +89,7 @@ class Turns:
         # another device computes many as quickly as few
         self._most_rows = CALL_MULTIPLICATIONS // each if cpu_rows == sys.maxsize else sys.maxsize
         self._waiting: deque[_Waiting] = deque()
+        self._waiting_rows = 0
         #: a call is due soon; so many are computed beside the loop
         self._is_due, self._running = False, 0
 
@@ -99,12 +100,18 @@ class Turns:
             entered: the lane, as it says.
         """
         self._waiting.append(_Waiting(rows, entered, tell))
+        self._waiting_rows += len(rows)
         self._plan()
 
     def _plan(self) -> None:
-        if self._waiting and not self._is_due and self._running < self._lane.places:
+        if self._waiting and not self._is_due and self._may_call():
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._call)
+
+    def _may_call(self) -> bool:
+        # one that is full waits for its thread there: a busy event loop would leave the thread idle
+        ahead = self._running - self._lane.places
+        return ahead < 0 or (ahead == 0 and self._waiting_rows >= self._most_rows)
 
     def _call(self) -> None:
         self._is_due = False
@@ -133,6 +140,7 @@ class Turns:
         taken: list[_Waiting] = []
         while self._waiting and cells < CALL_CELLS and rows < self._most_rows:
             each = self._waiting.popleft()
+            self._waiting_rows -= len(each.rows)
             late = self._lane.overdue(each.entered)
             if late is not None:
                 _tell(each.tell, late)
