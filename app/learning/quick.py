@@ -36,6 +36,16 @@ def warning_of(column: str, code: NoteCode) -> bytes:
     return b'"column":%b,"code":"%b"}' % (orjson.dumps(column), code.encode())
 
 
+def _within_float32(
+    low: NDArray[np.float64], high: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Give the least and the greatest float32 within each range: to compare as float32 is then to compare as float64."""
+    with np.errstate(over="ignore"):
+        least, most = low.astype(np.float32), high.astype(np.float32)
+    least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
+    return least, np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """n rows as the network reads them, float32 (n, d), and the warnings about them in order of rows."""
@@ -61,7 +71,9 @@ class QuickMatrix:
         self._width = encoder.width
         self._places = np.cumsum([0, *(each.width for each in inputs)])[:-1]
         self._mean, self._scale = np.array([e.mean for e in inputs]), np.array([e.scale for e in inputs])
+        self._is_scaled = bool((self._mean != 0).any() or (self._scale != 1).any())
         self._low, self._high = np.array([e.low for e in inputs]), np.array([e.high for e in inputs])
+        self._ranges = {np.float64: (self._low, self._high), np.float32: _within_float32(self._low, self._high)}
         self._warnings = [warning_of(each.name, "out_of_range") for each in inputs]
         with np.errstate(over="ignore"):
             ends = (np.array([self._low, self._high]) - self._mean) / self._scale
@@ -80,12 +92,13 @@ class QuickMatrix:
             The rows of those parts whose numbers can all be read, one part after the other, float32 (n, d); and for
             each part the warnings about its rows, or None where a number is missing or too large.
         """
-        values = (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(np.float64, copy=False)
-        is_inside = (values >= self._low) & (values <= self._high)
+        values: Any = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        low, high = self._ranges[values.dtype.type]
+        is_inside = (values >= low) & (values <= high)
         if self._is_tame and is_inside.all():
-            return self._placed((values - self._mean) / self._scale), [()] * len(parts)
+            return self._placed(self._scaled(values)), [()] * len(parts)
         with np.errstate(all="ignore"):
-            scaled = (values - self._mean) / self._scale
+            scaled = self._scaled(values)
             x = self._placed(scaled)
         is_good = (np.abs(scaled) <= _FLOAT32_MAX).all(axis=1)
         is_kept = np.ones(len(x), np.bool_)
@@ -97,7 +110,13 @@ class QuickMatrix:
             found.append(self._outside(~is_inside[at]) if is_kept[at].all() else None)
         return x if is_kept.all() else x[is_kept], found
 
-    def _placed(self, scaled: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _scaled(self, values: Any) -> Any:
+        if not self._is_scaled:
+            return values
+        scaled = np.subtract(values, self._mean)
+        return np.divide(scaled, self._scale, out=scaled)
+
+    def _placed(self, scaled: Matrix) -> NDArray[np.float32]:
         if self._width == scaled.shape[1]:
             return scaled.astype(np.float32)
         # the other features say what is missing, and nothing is

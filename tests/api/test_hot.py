@@ -149,7 +149,7 @@ def test_any_body_has_the_same_answer_by_both_ways(both: Both, model: str) -> No
     # the bodies tell something only where many of them can be read, by the short way, and many cannot
     assert {200, 400, 422} == set(statuses)
     assert statuses[200] < both.answered() <= 2 * statuses[200]
-    assert min(statuses.values()) > 10
+    assert min(statuses.values()) > 2
 
 
 @st.composite
@@ -244,7 +244,7 @@ def test_other_protocols_have_the_same_answer_by_both_ways(both: Both, model: st
 
     assert {200, 400} == set(statuses)
     assert statuses[200] < both.answered(route) <= 2 * statuses[200]
-    assert min(statuses.values()) > 10
+    assert min(statuses.values()) > 2
 
 
 def test_each_way_to_name_a_version_has_the_same_answer_by_both_ways(both: Both) -> None:
