@@ -52,6 +52,10 @@ class Corked:
         self._flush()
         self._transport.close()
 
+    def is_closing(self) -> bool:
+        """Tell whether the connection is closed, or is to be; asked for each answer, and what is handed on takes longer."""
+        return self._transport.is_closing()
+
     def _flush(self) -> None:
         if self._parts:
             parts, self._parts, self._size = self._parts, [], 0

@@ -28,15 +28,13 @@ from app.client import Client
 from app.config import Settings
 from bench.about import RESULTS, ROOT, about, digits
 from bench.rounds import spread, written
-from bench.servers import serve, until
+from bench.servers import serve, settle, until
 from bench.wrk import Ask, crowd, load
 
 RESULT = RESULTS / "overload.json"
 LIBRARIES = ("fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy")
 TIMES, CONNECTIONS, MOST_CONNECTIONS, READY_SECONDS = 5, 32, 600, 120.0
 ROUNDS, SECONDS, SAMPLES_PER_SECOND = 5, 8.0, 10
-#: a process that trained is replaced by one that imports Keras for some seconds
-SETTLED_SECONDS = 10.0
 #: so many that an answer takes much longer than a refusal; else what is measured is how quickly bytes are read
 ROWS, RECORDS = 32, 1000
 INPUTS, UNITS = 20, 2048
@@ -148,7 +146,7 @@ def main() -> None:
                 model, body = prepare(client)
                 ask = Ask(f"{url}/api/v1/models/{model}/predict", folder / f"{model}.json")
                 ask.body.write_bytes(body)
-                time.sleep(SETTLED_SECONDS)
+                settle()
                 results[model] = measure(ask, asked.rounds, asked.seconds)
     document |= {"rows": ROWS, "records": RECORDS, "seconds": asked.seconds, "results": results}
     written(asked.output, json.dumps(document, indent=2) + "\n")

@@ -19,6 +19,7 @@ from bench.about import ROOT
 #: the floor of an answer over HTTP, as the arguments of `run`
 BARE = ("uvicorn", "bench.bare:app", "--port", "0", "--no-access-log")
 TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+SETTLED_SECONDS = 10.0
 _ADDRESS = re.compile(r" on (http://\S+)\s")
 
 
@@ -84,6 +85,11 @@ def until(look: Callable[[], Any], deadline: float, what: str = "all to be done"
             raise SystemExit(f"bench: expected {what} in time")
         time.sleep(0.005)
     return found
+
+
+def settle() -> None:
+    """Wait after a job: the process that trained is replaced by one that imports Keras for some seconds."""
+    time.sleep(SETTLED_SECONDS)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -30,7 +30,7 @@ from bench.about import RESULTS, ROOT, about
 from bench.rivals import BARE, BENTOML, KERAS_CALL, KERAS_PREDICT, LITSERVE, MLSERVER, OURS, PEERS, RAY
 from bench.rounds import Goal, Round, cell, embed, ratio, rounded, spread, verdicts, written
 from bench.servers import BARE as BARE_COMMAND
-from bench.servers import run, serve, until
+from bench.servers import run, serve, settle, until
 from bench.wrk import Ask, load, tool
 
 RESULT = RESULTS / "serving.json"
@@ -49,7 +49,9 @@ EVERYBODY = (BARE, KERAS_PREDICT, KERAS_CALL, LITSERVE, BENTOML, MLSERVER, RAY)
 WIDE_TABLE, CLASSES = (300, 784), 10
 QUIET, TRAINING = "quiet", "a job trains"
 ONE, TWO = "one process", "two processes"
-BESIDE, PROCESSES = "beside_training", "two_processes"
+BESIDE = "beside_training"
+#: by row: where one process answers it, and two. Of the small one wrk is a third of the work, on the same two cores
+PROCESSES = {"wide_32": "two_processes_32", "wide_1": "two_processes_1"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ GOALS = (
     _above("wide_32", KERAS_CALL, 10),
     _above("wide_1", KERAS_PREDICT, 300),
     Goal("p99 of 1 × 784 while a job trains ≤ 3 × quiet", (BESIDE, TRAINING), (BESIDE, QUIET), most=3),
-    Goal("1 × 784, JSON: two processes ≥ 1.6 × one", (PROCESSES, TWO), (PROCESSES, ONE), least=1.6),
+    *(
+        Goal(f"{ROWS[row].title}: two processes ≥ 1.6 × one", (name, TWO), (name, ONE), least=1.6)
+        for row, name in PROCESSES.items()
+    ),
 )
 
 
@@ -201,15 +206,15 @@ def measure(peers: Sequence[rivals.Peer], most: int, seconds: float) -> list[Rou
 
 def _round(players: Field, seconds: float) -> Round:
     found: dict[str, dict[str, float | None]] = {}
-    for name, row in ROWS.items():
+    for name, asked in ROWS.items():
         found[name] = {}
-        for who in (OURS, *row.others):
-            ask = players.ask(row, who)
+        for who in (OURS, *asked.others):
+            ask = players.ask(asked, who)
             found[name][who] = None if ask is None else load(ask, CONNECTIONS, seconds).per_second
-    row = ROWS["wide_1"]
-    one, two = (load(players.ours(row, each), CONNECTIONS, seconds) for each in (players.service, players.pair))
-    found[PROCESSES] = {ONE: one.per_second, TWO: two.per_second}
-    found[BESIDE] = _beside_training(players.service, players.ours(row, players.service), seconds)
+    for row, name in PROCESSES.items():
+        asks = {ONE: players.ours(ROWS[row], players.service), TWO: players.ours(ROWS[row], players.pair)}
+        found[name] = {which: load(ask, CONNECTIONS, seconds).per_second for which, ask in asks.items()}
+    found[BESIDE] = _beside_training(players.service, players.ours(ROWS["wide_1"], players.service), seconds)
     return found
 
 
@@ -223,6 +228,7 @@ def _beside_training(service: str, ask: Ask, seconds: float) -> dict[str, float 
         until(lambda: client.job(job).progress["epoch"], time.monotonic() + READY_SECONDS)
         busy = load(ask, QUIET_CONNECTIONS, seconds).p99_ms
         client.cancel(job)
+    settle()
     return {QUIET: quiet, TRAINING: busy}
 
 
