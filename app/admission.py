@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from app.errors import Busy
 
@@ -24,6 +24,13 @@ T = TypeVar("T")
 _EARLIER = 0.99
 #: nobody is sent away for longer
 _LONGEST_RETRY_SECONDS = 60
+
+
+class _Turn(NamedTuple):
+    """One in the queue, whose turn has come when there are fewer than so many at work."""
+
+    come: asyncio.Future[None]
+    most: int
 
 
 class Lane:
@@ -38,22 +45,28 @@ class Lane:
 
     def __init__(self, name: str, places: int, waiting: int, seconds: float) -> None:
         self.name = name
+        #: how many have a place, or wait at the threads
         self.running = 0
         #: how many are there without a place, for work that never waits
         self.passing = 0
         #: how many were sent away because the queue was full, and how many were given up because their time was over
         self.refused = self.expired = 0
         self.places, self._most, self._seconds = places, places + waiting, seconds
-        self._queue: deque[asyncio.Future[None]] = deque()
-        #: when the last one ended, or the lane was last empty; then the seconds that it took until so many ended, of late
+        self._queue: deque[_Turn] = deque()
+        #: when the last one ended, or the last place was taken; then the seconds that it took until so many ended, of late
         self._since = self._seconds_of_late = self._ends_of_late = 0.0
         # threads of its own: work that waits for a shared one would wait for other lanes
         self._threads = ThreadPoolExecutor(places, name)
 
     @property
+    def at_work(self) -> int:
+        """How many hold a place, or need none."""
+        return min(self.running, self.places) + self.passing
+
+    @property
     def waiting(self) -> int:
-        """How many wait for a place."""
-        return len(self._queue)
+        """How many wait for a place, or at the threads for one."""
+        return len(self._queue) + max(self.running - self.places, 0)
 
     @property
     def retry_seconds(self) -> int:
@@ -87,19 +100,21 @@ class Lane:
 
     def enter(self) -> float | None:
         """Begin at once, without a place, what never waits; gives the time, for `leave`, or None where the lane is full."""
-        here = self.present
-        if here >= self._most:
+        if self.is_full:
             return None
+        self._note_begin()
         self.passing += 1
-        now = time.perf_counter()
-        if not here:
-            self._since = now
-        return now
+        return time.perf_counter()
 
-    def leave(self) -> None:
-        """End what began so."""
+    def leave(self, *, has_ended: bool = True) -> None:
+        """End what began so.
+
+        Args:
+            has_ended: it does not come again by another way.
+        """
+        if has_ended:
+            self._note_end()
         self.passing -= 1
-        self._note_end()
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -109,21 +124,35 @@ class Lane:
             Busy: the queue is full; or the time is over, and what the block awaits was cancelled.
         """
         self.check()
-        if not self.present:
-            self._since = time.perf_counter()
-        async with self._limited(self._seconds):
-            await self._wait()
-            try:
-                yield
-            finally:
-                self._note_end()
-                self._pass_on()
+        self._note_begin()
+        async with self._held(self._seconds, self.places):
+            yield
+
+    async def work(self, work: Callable[[], T], entered: float) -> T:
+        """Work on a thread, after those who came before, for one who entered so; it ends with the work.
+
+        One for each place waits at the threads: one that waited for the event loop, which is busy with whoever is refused, would
+        leave its thread idle.
+
+        Raises:
+            Busy: the time is over.
+        """
+        self.passing -= 1
+        if self.is_over(entered):
+            raise self.expiry()
+        async with self._held(entered + self._seconds - time.perf_counter(), 2 * self.places):
+            return await self.run(work)
 
     @asynccontextmanager
-    async def _limited(self, seconds: float) -> AsyncIterator[None]:
+    async def _held(self, seconds: float, most: int) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(seconds) as limit:
-                yield
+                await self._wait(most)
+                try:
+                    yield
+                finally:
+                    self._note_end()
+                    self._pass_on()
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -143,17 +172,6 @@ class Lane:
         detail = f"Expected {self.name} that wait and work for at most {self._seconds:g} seconds; try again later."
         return Busy(detail, self.retry_seconds)
 
-    async def work(self, work: Callable[[], T], entered: float) -> T:
-        """Work, for one who entered so, on the first thread of the lane's own that is free.
-
-        A place that is handed on by the event loop, which is busy with whoever is refused, leaves its thread idle meanwhile.
-
-        Raises:
-            Busy: the time is over.
-        """
-        async with self._limited(entered + self._seconds - time.perf_counter()):
-            return await self.run(work)
-
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Work on a thread of the lane's own; to be awaited at a place."""
         # what is logged there has the request's id
@@ -164,22 +182,28 @@ class Lane:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _note_end(self) -> None:
-        now = time.perf_counter()
-        self._seconds_of_late = self._seconds_of_late * _EARLIER + now - self._since
-        self._ends_of_late = self._ends_of_late * _EARLIER + 1
-        self._since = now
+    def _note_begin(self) -> None:
+        if self.present == self.places - 1:
+            self._since = time.perf_counter()
 
-    async def _wait(self) -> None:
-        if self.running < self.places:
+    def _note_end(self) -> None:
+        # what ends while there are places says nothing of how many can
+        if self.present >= self.places:
+            now = time.perf_counter()
+            self._seconds_of_late = self._seconds_of_late * _EARLIER + now - self._since
+            self._ends_of_late = self._ends_of_late * _EARLIER + 1
+            self._since = now
+
+    async def _wait(self, most: int) -> None:
+        if self.running < most and not self._queue:
             self.running += 1
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn = _Turn(asyncio.get_running_loop().create_future(), most)
         self._queue.append(turn)
         try:
-            await turn
+            await turn.come
         except asyncio.CancelledError:
-            if turn.cancelled():
+            if turn.come.cancelled():
                 with suppress(ValueError):
                     self._queue.remove(turn)
             else:
@@ -188,12 +212,12 @@ class Lane:
             raise
 
     def _pass_on(self) -> None:
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
         self.running -= 1
+        while self._queue and self.running < self._queue[0].most:
+            come = self._queue.popleft().come
+            if not come.done():
+                self.running += 1
+                come.set_result(None)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -129,6 +131,38 @@ def test_those_who_end_together_are_no_reason_to_come_back_later() -> None:
     lane.close()
 
 
+def test_what_went_to_its_route_ends_once() -> None:
+    lane = Lane("tests", 1, 9, 60)
+    for _ in range(5):
+        for has_ended in (False, True):
+            assert lane.enter() is not None
+            if has_ended:
+                time.sleep(0.11)
+            lane.leave(has_ended=has_ended)
+    assert None not in [lane.enter() for _ in range(10)]
+
+    assert 2 == lane.refusal().retry_seconds
+    lane.close()
+
+
+def test_a_lonely_one_is_no_measure_of_how_many_can_be_at_work_at_once() -> None:
+    lane = Lane("tests", 4, 96, 60)
+    assert lane.enter() is not None
+    time.sleep(0.3)
+    lane.leave()
+    assert None not in [lane.enter() for _ in range(100)]
+
+    assert 1 == lane.refusal().retry_seconds
+    lane.close()
+
+
+def worked(lane: Lane, work: Callable[[], object], seconds_ago: float = 0) -> asyncio.Task[object]:
+    """Enter, and work."""
+    entered = lane.enter()
+    assert entered is not None
+    return asyncio.create_task(lane.work(work, entered - seconds_ago))
+
+
 def test_a_thread_that_is_free_takes_what_waits_without_the_event_loop(lane: Lane) -> None:
     ended: list[float] = []
 
@@ -137,8 +171,9 @@ def test_a_thread_that_is_free_takes_what_waits_without_the_event_loop(lane: Lan
         ended.append(time.perf_counter())
 
     async def run() -> float:
-        tasks = [asyncio.create_task(lane.work(work, time.perf_counter())) for _ in range(6)]
+        tasks = [worked(lane, work) for _ in range(4)]
         await asyncio.sleep(0)
+        assert (2, 2, 0) == (lane.at_work, lane.waiting, lane.passing)
         # two at once, and the event loop does other things
         threading.Event().wait(0.3)
         now = time.perf_counter()
@@ -147,26 +182,62 @@ def test_a_thread_that_is_free_takes_what_waits_without_the_event_loop(lane: Lan
 
     now = asyncio.run(run())
     assert max(ended) < now
-    assert 6 == len(ended)
+    assert 4 == len(ended)
+    assert 0 == lane.present
+
+
+def test_no_more_than_one_for_each_place_waits_ahead_of_those_who_need_a_place() -> None:
+    lane, order = Lane("tests", 1, 20, 60), list[str]()
+
+    def work(name: str) -> None:
+        time.sleep(0.02)
+        order.append(name)
+
+    async def place(name: str) -> None:
+        async with lane.place():
+            await lane.run(partial(work, name))
+
+    async def run() -> None:
+        tasks: list[asyncio.Task[Any]] = []
+        for i in range(4):
+            tasks += [worked(lane, partial(work, f"work {i}")) for _ in range(2)]
+            tasks.append(asyncio.create_task(place(f"place {i}")))
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+    assert [f"{what} {i}" for i in range(4) for what in ("work", "work", "place")] == order
+    lane.close()
 
 
 def test_work_whose_time_is_over_before_a_thread_is_free_is_never_begun() -> None:
-    lane, done, begun = Lane("tests", 1, 1, 0.1), threading.Event(), list[int]()
+    lane, done, begun = Lane("tests", 1, 4, 0.1), threading.Event(), list[int]()
 
     async def run() -> list[object]:
-        entered = time.perf_counter()
-        tasks = [lane.work(work, entered) for work in (done.wait, lambda: begun.append(1))]
+        # at the thread, behind it, in the queue, and too late
+        tasks = [worked(lane, done.wait), *(worked(lane, lambda: begun.append(1)) for _ in range(2))]
+        tasks.append(worked(lane, lambda: begun.append(2), seconds_ago=1))
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         done.set()
         await lane.run(lambda: None)
         return list(ended)
 
-    assert [Busy, Busy] == [type(each) for each in asyncio.run(run())]
-    assert ([], 2) == (begun, lane.expired)
+    assert [Busy] * 4 == [type(each) for each in asyncio.run(run())]
+    assert ([], 4, 0) == (begun, lane.expired, lane.present)
     lane.close()
 
 
-STEPS = ("come", "enter", "end", "leave", "cancel", "end_and_cancel")
+async def counted(lane: Lane, until: asyncio.Event, inside: list[int]) -> None:
+    async with lane.place():
+        inside.append(1)
+        try:
+            await until.wait()
+        finally:
+            inside.pop()
+
+
+STEPS = ("come", "enter", "end", "leave", "work", "cancel", "end_and_cancel")
 
 
 @settings(max_examples=200, deadline=None)
@@ -179,19 +250,22 @@ def test_whoever_comes_ends_or_gives_up_no_place_is_lost_or_used_twice(
     places: int, waiting: int, steps: list[tuple[str, int, int]]
 ) -> None:
     lane = Lane("tests", places, waiting, 60)
+    inside = list[int]()
 
     async def run() -> None:
         live: list[tuple[asyncio.Task[None], asyncio.Event]] = []
-        entered: list[float] = []
+        entered, working = list[float](), list[asyncio.Task[int]]()
         for step, one, other in steps:
             if step == "come":
                 done = asyncio.Event()
-                live.append((asyncio.create_task(hold(lane, done)), done))
+                live.append((asyncio.create_task(counted(lane, done, inside)), done))
             elif step == "enter" and (began := lane.enter()) is not None:
                 entered.append(began)
             elif step == "leave" and entered:
                 entered.pop()
                 lane.leave()
+            elif step == "work" and entered:
+                working.append(asyncio.create_task(lane.work(int, entered.pop())))
             elif step == "end" and live:
                 live[one % len(live)][1].set()
             elif step == "cancel" and live:
@@ -202,13 +276,15 @@ def test_whoever_comes_ends_or_gives_up_no_place_is_lost_or_used_twice(
                 await asyncio.sleep(0)
                 live[other % len(live)][0].cancel()
             await asyncio.sleep(0)
-            assert 0 <= lane.running <= places
+            assert 0 <= lane.running <= 2 * places
+            assert len(inside) <= places
             assert lane.passing == len(entered)
         for _ in entered:
             lane.leave()
         for _, done in live:
             done.set()
         await asyncio.gather(*(task for task, _ in live), return_exceptions=True)
+        assert {0} >= set(await asyncio.gather(*working))
         assert (0, 0, 0) == (lane.running, lane.passing, lane.waiting)
         async with lane.place():
             assert lane.running == 1

@@ -252,10 +252,14 @@ class Hot:
         except Exception:
             logger.exception("a long body could not be answered")
         finally:
-            self._leave(come, found)
+            self._end(come, found)
 
     def _leave(self, come: _Come, found: Written | Busy | None) -> None:
-        self._lane.leave()
+        # what the route answers ends there
+        self._lane.leave(has_ended=found is not None)
+        self._end(come, found)
+
+    def _end(self, come: _Come, found: Written | Busy | None) -> None:
         come.series.active -= 1
         if not isinstance(found, Written):
             come.tell(found)

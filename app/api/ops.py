@@ -123,7 +123,7 @@ def open_meter(given: Services, tally: Tally) -> MeterProvider:
         return [Observation(int(given.settings.insecure_no_auth))]
 
     def at_work(_options: CallbackOptions) -> list[Observation]:
-        return [Observation(lane.running + lane.passing, {"lane": lane.name}) for lane in given.lanes]
+        return [Observation(lane.at_work, {"lane": lane.name}) for lane in given.lanes]
 
     def waiting(_options: CallbackOptions) -> list[Observation]:
         return [Observation(lane.waiting, {"lane": lane.name}) for lane in given.lanes]

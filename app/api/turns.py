@@ -89,7 +89,8 @@ class Turns:
         # another device computes many as quickly as few
         self._most_rows = CALL_MULTIPLICATIONS // each if cpu_rows == sys.maxsize else sys.maxsize
         self._waiting: deque[_Waiting] = deque()
-        self._waiting_rows = 0
+        #: of those who wait
+        self._rows = self._cells = 0
         #: a call is due soon; so many are computed beside the loop
         self._is_due, self._running = False, 0
 
@@ -100,7 +101,8 @@ class Turns:
             entered: the lane, as it says.
         """
         self._waiting.append(_Waiting(rows, entered, tell))
-        self._waiting_rows += len(rows)
+        self._rows += len(rows)
+        self._cells += rows.size
         self._plan()
 
     def _plan(self) -> None:
@@ -111,7 +113,8 @@ class Turns:
     def _may_call(self) -> bool:
         # one that is full waits for its thread there: a busy event loop would leave the thread idle
         ahead = self._running - self._lane.places
-        return ahead < 0 or (ahead == 0 and self._waiting_rows >= self._most_rows)
+        is_full = self._rows >= self._most_rows or self._cells >= CALL_CELLS
+        return ahead < 0 or (ahead == 0 and is_full)
 
     def _call(self) -> None:
         self._is_due = False
@@ -121,7 +124,7 @@ class Turns:
             if len(x) > self._loop_rows:
                 call = self._lane.run(partial(self._compute, x, taken[-1].entered))
                 self._running += 1
-                call.add_done_callback(partial(self._end, asked, began))
+                call.add_done_callback(partial(self._end, asked))
                 return
             # no row may be left
             probabilities = self._network(x) if len(x) else x
@@ -140,7 +143,8 @@ class Turns:
         taken: list[_Waiting] = []
         while self._waiting and cells < CALL_CELLS and rows < self._most_rows:
             each = self._waiting.popleft()
-            self._waiting_rows -= len(each.rows)
+            self._rows -= len(each.rows)
+            self._cells -= each.rows.size
             late = self._lane.overdue(each.entered)
             if late is not None:
                 _tell(each.tell, late)
@@ -173,22 +177,23 @@ class Turns:
             return np.empty((0, 1), np.float32), asked
         return parts[0] if len(parts) == 1 else np.concatenate(parts), asked
 
-    def _end(self, asked: Sequence[_Asked], began: float, call: asyncio.Future[NDArray[np.float32] | None]) -> None:
+    def _end(self, asked: Sequence[_Asked], call: asyncio.Future[tuple[NDArray[np.float32], float] | None]) -> None:
         self._running -= 1
         error = None if call.cancelled() else call.exception()
         if call.cancelled() or error is not None:
             logger.error("batch failed", exc_info=error)
             _forsake(asked)
-        elif (probabilities := call.result()) is None:
+        elif (found := call.result()) is None:
             for each in asked:
                 _tell(each.tell, self._lane.expiry())
         else:
-            _tell_all(asked, probabilities, began)
+            _tell_all(asked, *found)
         self._plan()
 
-    def _compute(self, x: NDArray[np.float32], entered: float) -> NDArray[np.float32] | None:
-        """Compute in a thread, which other versions' calls may have held: None where it came too late for all."""
-        return None if self._lane.is_over(entered) else self._network(x)
+    def _compute(self, x: NDArray[np.float32], entered: float) -> tuple[NDArray[np.float32], float] | None:
+        """Compute in a thread, and say when that began: other calls may have held it. None where it came too late for all."""
+        began = time.perf_counter()
+        return None if self._lane.is_over(entered) else (self._network(x), began)
 
 
 def _tell_all(asked: Sequence[_Asked], probabilities: NDArray[np.float32], began: float) -> None:

@@ -42,8 +42,8 @@ def _within_float32(
     """Give the least and the greatest float32 within each range: to compare as float32 is then to compare as float64."""
     with np.errstate(over="ignore"):
         least, most = low.astype(np.float32), high.astype(np.float32)
-    least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
-    return least, np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)
+        least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
+        return least, np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)
 
 
 @dataclass(frozen=True)

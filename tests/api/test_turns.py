@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -175,22 +176,26 @@ def test_a_call_takes_no_more_of_a_large_networks_rows_than_it_computes_soon() -
     assert [3, 3, 1] == network.calls
 
 
-def test_a_full_call_waits_at_its_thread_and_not_for_a_busy_event_loop() -> None:
+@pytest.mark.parametrize(("multiplications", "full"), [(CALL_MULTIPLICATIONS // 10, 10), (None, CALL_CELLS // 4)])
+def test_a_full_call_waits_at_its_thread_and_not_for_a_busy_event_loop(multiplications: int | None, full: int) -> None:
     network = Network()
 
-    async def run() -> list[int]:
-        # ten rows a call
-        of = turns(network, CALL_MULTIPLICATIONS // 10)
-        told = [ask(of, rows(i, 10) if i else np.full((10, 4), 8.0)) for i in range(3)]
+    async def run() -> tuple[list[int], list[Answered]]:
+        of = turns(network, multiplications)
+        # each takes a tenth of a second
+        told = [ask(of, np.full((full, 4), 8.0)) for _ in range(3)]
         await asyncio.sleep(0.05)
         # the first call ends, and the event loop does other things
         threading.Event().wait(0.3)
         calls = list(network.calls)
-        await asyncio.gather(*told)
-        return calls
+        return calls, await asyncio.gather(*told)
 
-    assert [10, 10] == asyncio.run(run())
-    assert [10, 10, 10] == network.calls
+    calls, answers = asyncio.run(run())
+
+    assert [full, full] == calls
+    assert [full, full, full] == network.calls
+    # a call begins when its thread takes it
+    assert all(later.began >= earlier.began + 0.1 for earlier, later in pairwise(answers))
 
 
 def test_whoever_waited_too_long_is_told_so_and_takes_nobodys_time() -> None:
