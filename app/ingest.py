@@ -74,7 +74,7 @@ class Ingest:
         return Parsed(out, reply["rows"], reply["columns"], reply["warnings"], reply["default_target"])
 
     async def transcode(self, raw: Path, form: str, out: Path, max_cells: int) -> None:
-        """Turn a Parquet or Arrow file into a JSON object of columns of so many cells at most.
+        """Turn a Parquet or Arrow file into a frame, as `rows.decode` reads it, of so many cells at most.
 
         Raises:
             Malformed, Invalid, TooLarge: what is wrong with the file, and where.

@@ -31,12 +31,12 @@ MAX_REST_BYTES = 1024**2
 
 
 def answer(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
-    """Carry out one request: `parse` a file, `split` a JSON body, `transcode` a file to JSON or `to_arrow`."""
+    """Carry out one request: `parse` a file, `split` a JSON body, `transcode` a file or `to_arrow`."""
     if request["op"] == "split":
         return split(Path(request["body"]), Path(request["data"]))
     if request["op"] == "transcode":
-        columns = transcode(Path(request["raw"]), request["form"], Bounds(**request["bounds"]))
-        Path(request["out"]).write_bytes(columns)
+        frame = transcode(Path(request["raw"]), request["form"], Bounds(**request["bounds"]))
+        Path(request["out"]).write_bytes(frame)
         return {}
     if request["op"] == "to_arrow":
         write_arrow(Path(request["columns"]).read_bytes(), Path(request["out"]))

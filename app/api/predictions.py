@@ -63,9 +63,9 @@ PREDICT_BODY: dict[str, Any] = {
 }
 #: media types that a prediction may come in → forms of `rows.decode`, or of `TRANSCODED`
 PREDICT_FORMS = {**FORMATS, "application/x-npy": "npy", "application/octet-stream": "float32"}
-#: what the ingest child turns into JSON columns first: polars lives there
+#: what the ingest child turns into a frame first: polars lives there
 TRANSCODED = frozenset({"parquet", "arrow_stream", "arrow_file"})
-#: how much more than `max_predict_bytes` a file may be as JSON: a float64 becomes up to 25 bytes there
+#: how much more than `max_predict_bytes` a file may be when it is unpacked
 UNPACKED = 4
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 PREDICTIONS: dict[str, Any] = {
@@ -135,7 +135,7 @@ async def predict(
     body = await read_body(request, given.settings.max_predict_bytes)
     async with lane.place():
         if form in TRANSCODED:
-            body, form = await _transcode(given, form, body), "json"
+            body, form = await _transcode(given, form, body), "frame"
         ask = _Ask(Ref.parse(ref), form, body, on_error == "null", answer_form, top_k)
         found, answer = await lane.run(partial(_predict, given, ask, Stopwatch()))
         if answer_form == ARROW:
@@ -176,12 +176,12 @@ def _predict(given: Services, ask: _Ask, watch: Stopwatch) -> tuple[Prediction, 
 async def _transcode(given: Services, form: str, body: bytes) -> bytes:
     with staging(given) as folder:
         (folder / "body").write_bytes(body)
-        # a run of one value is a few bytes however long: as JSON, a cell takes two at least
+        # a run of one value is a few bytes however long: unpacked, a cell takes two at least
         limit = given.settings.max_predict_bytes
-        await given.codec.transcode(folder / "body", form, folder / "columns", limit // 2)
-        if (folder / "columns").stat().st_size > UNPACKED * limit:
-            raise TooLarge(f"Expected a file of at most {UNPACKED * limit} bytes as JSON, got a larger one.")
-        return (folder / "columns").read_bytes()
+        await given.codec.transcode(folder / "body", form, folder / "frame", limit // 2)
+        if (folder / "frame").stat().st_size > UNPACKED * limit:
+            raise TooLarge(f"Expected a file of at most {UNPACKED * limit} bytes unpacked, got a larger one.")
+        return (folder / "frame").read_bytes()
 
 
 async def _to_arrow(given: Services, columns: bytes) -> bytes:

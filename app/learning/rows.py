@@ -1,7 +1,7 @@
 """Posted rows, in every format that a prediction may come in, as columns of values; and answers as NPZ.
 
 The values are not yet checked against a model's inputs: `cells.records_cells` does that, the same for all formats.
-Parquet and Arrow are read by the ingest child, which gives them back as JSON columns (`formats.transcode`).
+Parquet and Arrow are read by the ingest child, which gives them back as a frame (`frames.transcode`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def decode(form: str, body: bytes, inputs: Sequence[str], max_bytes: int) -> Row
     """Read a body.
 
     Args:
-        form: "json", "csv", "tsv", "ndjson", "npy", "npz" or "float32".
+        form: "json", "csv", "tsv", "ndjson", "npy", "npz", "float32", or "frame", which only our own child writes.
         inputs: the names of the columns where the format has none, in their order.
         max_bytes: what a compressed array may become.
 
@@ -210,6 +210,19 @@ def _npy(body: bytes, inputs: Sequence[str]) -> Rows:
     return _array(_read_npy(io.BytesIO(body), len(body)), inputs)
 
 
+def _frame(body: bytes, _inputs: Sequence[str]) -> Rows:
+    at = body.index(b"\n") + 1
+    document = orjson.loads(body[:at])
+    count, columns = document["rows"], document["columns"]
+    if not count or not columns:
+        raise Invalid("Expected a file of at least one column and one row.")
+    for name, cells in columns.items():
+        if isinstance(cells, str):
+            columns[name] = np.frombuffer(body, cells, count, at)
+            at += columns[name].nbytes
+    return Rows(dict(zip(clean_names(columns)[0], columns.values(), strict=True)), count)
+
+
 def _unzipped(body: bytes, max_bytes: int) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
@@ -264,4 +277,5 @@ _DECODERS: dict[str, Callable[[bytes, Sequence[str]], Rows]] = {
     "ndjson": _ndjson,
     "npy": _npy,
     "float32": _float32,
+    "frame": _frame,
 }

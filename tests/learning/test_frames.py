@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from app.errors import FitserveError, Invalid, Malformed, TooLarge
 from app.learning.columns import Bounds, Portions
 from app.learning.formats import parse
 from app.learning.frames import transcode
+from app.learning.rows import decode
 from app.learning.table import Table
 
 BOUNDS = Bounds(rows=1000, columns=50)
@@ -249,27 +251,45 @@ def test_a_table_is_the_same_in_every_form(read: Read, data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_to_be_predicted_becomes_the_json_that_could_have_been_posted(path: Path, form: str) -> None:
+def test_what_is_to_be_predicted_becomes_arrays_of_numbers_and_lists_of_what_could_have_been_posted(
+    path: Path, form: str
+) -> None:
     frame = pl.DataFrame(
         {
             "number": pl.Series([0.1, float("nan"), float("inf")], dtype=pl.Float64),
+            "narrow": pl.Series([0.1, None, -1], dtype=pl.Float32),
             "integer": pl.Series([2**63, None, 1], dtype=pl.UInt64),
             "truth": [True, None, False],
             "word": pl.Series(["x", None, "y"], dtype=pl.Categorical),
             "day": [date(2020, 1, 31), None, None],
+            "count": pl.Series([2**63, 0, 1], dtype=pl.UInt64),
+            "long": pl.Series([2**63, 0, 1], dtype=pl.Int128),
         }
     )
     path.write_bytes(write(frame, form))
 
-    found = json.loads(transcode(path, form, BOUNDS))
+    found = decode("frame", transcode(path, form, BOUNDS), [], 0)
 
+    arrays = {name: cells for name, cells in found.columns.items() if isinstance(cells, np.ndarray)}
+    assert {"number": "<f8", "narrow": "<f8", "count": "<u8"} == {name: x.dtype.str for name, x in arrays.items()}
+    np.testing.assert_array_equal([0.1, np.nan, np.inf], arrays["number"])
+    np.testing.assert_array_equal([np.float32(0.1), np.nan, -1], arrays["narrow"])
+    assert [2**63, 0, 1] == arrays["count"].tolist()
     assert {
-        "number": [0.1, None, "inf"],
         "integer": [2**63, None, 1],
         "truth": [True, None, False],
         "word": ["x", None, "y"],
         "day": ["2020-01-31", None, None],
-    } == found["columns"]
+        "long": [2**63, 0, 1],
+    } == {name: cells for name, cells in found.columns.items() if name not in arrays}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_without_rows_is_nothing_to_predict(path: Path, form: str) -> None:
+    path.write_bytes(write(pl.DataFrame({"a": pl.Series([], dtype=pl.Float64)}), form))
+
+    with pytest.raises(Invalid, match="at least one"):
+        decode("frame", transcode(path, form, BOUNDS), [], 0)
 
 
 def test_integers_that_json_cannot_carry_are_refused(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def read(folder: Path, name: str, body: bytes, encoder: Encoder) -> Answer:
     form = FORMS.get(name, name)
     if name in TYPED:
         (folder / "body").write_bytes(body)
-        form, body = "json", transcode(folder / "body", name, Bounds(100, 100))
+        form, body = "frame", transcode(folder / "body", name, Bounds(100, 100))
     return answer(encoder, decode(form, body, [each.name for each in encoder.inputs]))
 
 
