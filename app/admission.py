@@ -100,11 +100,13 @@ class Lane:
 
     def enter(self) -> float | None:
         """Begin at once, without a place, what never waits; gives the time, for `leave`, or None where the lane is full."""
-        if self.is_full:
+        here, now = self.present, time.perf_counter()
+        if here >= self._most:
             return None
-        self._note_begin()
+        if here == self.places - 1:
+            self._since = now
         self.passing += 1
-        return time.perf_counter()
+        return now
 
     def leave(self, *, has_ended: bool = True) -> None:
         """End what began so.
@@ -124,7 +126,8 @@ class Lane:
             Busy: the queue is full; or the time is over, and what the block awaits was cancelled.
         """
         self.check()
-        self._note_begin()
+        if self.present == self.places - 1:
+            self._since = time.perf_counter()
         async with self._held(self._seconds, self.places):
             yield
 
@@ -181,10 +184,6 @@ class Lane:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _note_begin(self) -> None:
-        if self.present == self.places - 1:
-            self._since = time.perf_counter()
 
     def _note_end(self) -> None:
         # what ends while there are places says nothing of how many can
