@@ -127,7 +127,7 @@ def test_those_who_end_together_are_no_reason_to_come_back_later() -> None:
             lane.leave()
 
     # ten in 0.3 s; if each took that long, it were 3 s
-    assert 1 == refused.retry_seconds
+    assert refused.retry_seconds < 3
     lane.close()
 
 
@@ -141,7 +141,8 @@ def test_what_went_to_its_route_ends_once() -> None:
             lane.leave(has_ended=has_ended)
     assert None not in [lane.enter() for _ in range(10)]
 
-    assert 2 == lane.refusal().retry_seconds
+    # to come twice is no reason to believe that each takes half as long
+    assert lane.refusal().retry_seconds >= 2
     lane.close()
 
 
