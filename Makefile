@@ -18,7 +18,7 @@ UV_COMPILE = $(UV) pyproject.toml --group build
 # clients that pin what the service uses, in other versions
 CLIENTS := kserve mlserver
 
-.PHONY: help setup serve demo test test-backends test-backend clients test-clients test-crash test-fuzz test-resume test-large test-swaps lint format bench lock clean
+.PHONY: help setup serve demo test test-backends test-backend clients test-clients test-crash test-power test-fuzz test-resume test-large test-swaps lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -69,6 +69,9 @@ test-clients: $(VENV)/.installed-test clients  ## Ask the service with those cli
 
 test-crash: $(VENV)/.installed-test  ## Kill the service at random moments, CYCLES times (200)
 	CRASH_CYCLES=$(or $(CYCLES),200) $(BIN)/python -m pytest -s tests/test_acceptance.py $(ARGS)
+
+test-power: $(VENV)/.installed-test  ## Cut the power at random moments under load, CYCLES times (50); needs root
+	POWER_CYCLES=$(or $(CYCLES),50) $(BIN)/python -m pytest -s tests/test_power.py $(ARGS)
 
 test-fuzz: $(VENV)/.installed-test  ## Send EXAMPLES (300) generated requests to each operation, four ways
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest --timeout=0 tests/api/test_schemathesis.py $(ARGS)

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from app.errors import Conflict, Corrupt, FitserveError, Invalid, is_disk_full
 from app.learning.artifact import read
 from app.lifeline import hold
-from app.storage.blobs import LocalBlobs, fsync, sha256_of
+from app.storage.blobs import LocalBlobs, fsync, make_folder, sha256_of
 from app.storage.db import Database, datasets, jobs, versions
 
 FORMAT = 1
@@ -185,7 +185,7 @@ def restore(source: Path, database_file: Path, store: Path) -> dict[str, int]:
     present = [path for path in (*files, *(store / name for name in _FOLDERS)) if path.exists()]
     if present:
         raise Conflict(f"Expected no data where a backup is restored; {str(present[0])!r} exists.")
-    database_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(database_file.parent)
     part = database_file.with_name(f".{database_file.name}.part")
     with _alone(store) as folder:
         try:
@@ -200,6 +200,7 @@ def restore(source: Path, database_file: Path, store: Path) -> dict[str, int]:
                 if (folder / "store" / name).exists():
                     (folder / "store" / name).rename(store / name)
                     (store / name).chmod(0o700)
+                    fsync(store / name)
             fsync(store)
             part.rename(database_file)
             fsync(database_file.parent)

@@ -21,7 +21,7 @@ from app.machine import machine_bytes
 from app.model_cache import ModelCache
 from app.registry import Registry
 from app.statistics import Statistics
-from app.storage.blobs import LocalBlobs
+from app.storage.blobs import LocalBlobs, make_folder
 from app.storage.db import Database
 from app.totals import Totals
 from app.training import Rooms
@@ -86,7 +86,7 @@ def make_data_dir(folder: Path) -> None:
         OSError: it cannot.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:

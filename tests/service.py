@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -106,10 +108,33 @@ class Service:
         return self.process.wait(seconds)
 
     def kill_all(self) -> None:
-        """Kill every process at once, as a power cut would."""
-        for pid in self.processes():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        """Kill every process at once; what the kernel holds for them still reaches the disk."""
+        self._signal_all(signal.SIGKILL)
         self.process.wait(10)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have every process stand still, and go on at the end."""
+        deadline = time.monotonic() + 10
+        try:
+            while not all(_stands_still(pid) for pid in self.processes()):
+                assert time.monotonic() < deadline, "a process did not stop within 10 seconds"
+                # SIGSTOP is sent again each time: a process may have been born meanwhile
+                self._signal_all(signal.SIGSTOP)
+            yield
+        finally:
+            self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _stands_still(pid: int) -> bool:
+    """Return whether each thread of a process is stopped; a thread that waits for the disk stops after that."""
+    states = set()
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            states.add(thread.read_text().rpartition(")")[2].split()[0])
+    return states <= {"T", "Z"}

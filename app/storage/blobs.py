@@ -66,9 +66,8 @@ class LocalBlobs:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._staging = self.root / "staging"
-        self._staging.mkdir(mode=0o700, exist_ok=True)
+        make_folder(self._staging)
         self._store = LocalStore(self.root)
 
     def put(self, key: str, source: Path) -> None:
@@ -76,7 +75,7 @@ class LocalBlobs:
         target = self.root / key
         with disk_full_is_a_fact():
             fsync(source)
-            _make_folders(target.parent, self.root)
+            make_folder(target.parent)
             if target.exists():
                 source.unlink()
             else:
@@ -90,7 +89,7 @@ class LocalBlobs:
             for file in sorted(folder.iterdir()):
                 fsync(file)
             fsync(folder)
-            _make_folders(target.parent, self.root)
+            make_folder(target.parent)
             folder.rename(target)
             fsync(target.parent)
 
@@ -154,9 +153,10 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _make_folders(folder: Path, root: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, with mode 0700 where absent; their names are durable on return."""
     missing = []
-    while folder != root and not folder.exists():
+    while not folder.exists():
         missing.append(folder)
         folder = folder.parent
     for each in reversed(missing):

@@ -1,7 +1,9 @@
 """The metadata database: its tables, its engine, and transactions. Knows no room's rules.
 
-SQLite runs with a rollback journal and `synchronous=FULL`: write-ahead logging has a corruption bug in the
-releases that distributions ship (sqlite.org, "WAL-reset bug", fixed in 3.51.3).
+SQLite runs with a rollback journal: write-ahead logging has a corruption bug in the releases that distributions ship
+(sqlite.org, "WAL-reset bug", fixed in 3.51.3). `synchronous` is EXTRA, not FULL. A commit ends when the journal is
+removed. FULL does not sync the directory after that: a power cut may bring the journal back, and then SQLite rolls back
+what was committed (sqlite.org, "PRAGMA synchronous").
 """
 
 from __future__ import annotations
@@ -168,6 +170,8 @@ workers = Table(
 
 #: how long another process's commit may go unnoticed on PostgreSQL
 STAMP_SECONDS = 0.5
+#: how long a connection of SQLite waits for a lock of another
+_BUSY_MILLISECONDS = 30_000
 #: where SQLite keeps the number of commits (https://www.sqlite.org/fileformat.html, 1.3.7)
 _CHANGE_COUNTER = 24
 
@@ -183,11 +187,10 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
-            if not HAS_SUBSEC:
-                # on every pool of this process: the job engine opens one of its own
-                sa.event.listen(sa.Pool, "connect", _add_subsec)
-            self.engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
-            sa.event.listen(self.engine, "connect", _set_sqlite_up)
+            # every pool of this process is meant: the job engine opens pools of its own
+            sa.event.listen(sa.Pool, "connect", _set_sqlite_up)
+            self.engine = sa.create_engine(url, connect_args={"check_same_thread": False})
+            sa.event.listen(self.engine, "connect", _set_ours_up)
             sa.event.listen(self.engine, "begin", _begin)
         else:
             self.engine = sa.create_engine(url, pool_pre_ping=True)
@@ -274,19 +277,25 @@ class Database:
 
 
 def _set_sqlite_up(connection: Any, _record: Any) -> None:
+    """Make a connection wait for locks and commit durably, whoever opened it; those of PostgreSQL are left alone."""
+    if not isinstance(connection, sqlite3.Connection):
+        return
+    # busy_timeout comes first: to set `synchronous` SQLite reads the schema, which another process may have locked
+    for pragma in (f"busy_timeout={_BUSY_MILLISECONDS}", "synchronous=EXTRA"):
+        connection.execute(f"PRAGMA {pragma}")
+    if not HAS_SUBSEC:
+        # DBOS uses `unixepoch('subsec')` from Python 3.12 on, whatever SQLite there is
+        connection.create_function("unixepoch", -1, _unixepoch)
+
+
+def _set_ours_up(connection: Any, _record: Any) -> None:
     # SQLAlchemy, not the driver, begins transactions: a deferred upgrade from read to write fails at once
     # with SQLITE_BUSY_SNAPSHOT and no time-out helps
     connection.isolation_level = None
-    # without subsec the engine's column defaults call the function of `_add_subsec`, which a schema has to be trusted for
+    # without subsec the engine's column defaults call the function of `_set_sqlite_up`, which a schema has to be trusted for
     trusted = f"trusted_schema={'OFF' if HAS_SUBSEC else 'ON'}"
-    for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", trusted):
+    for pragma in ("journal_mode=DELETE", "foreign_keys=ON", trusted):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _add_subsec(connection: Any, _record: Any) -> None:
-    """Teach an old SQLite `unixepoch('subsec')`, which DBOS uses from Python 3.12 on, whatever SQLite there is."""
-    if isinstance(connection, sqlite3.Connection):
-        connection.create_function("unixepoch", -1, _unixepoch)
 
 
 def _unixepoch(*arguments: str) -> float | None:

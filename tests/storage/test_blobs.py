@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -240,6 +241,16 @@ def test_a_file_is_durable_before_it_has_its_name_and_its_name_before_put_return
         ("fsync", str(root / "datasets")),
     ]
     assert expected == calls
+
+
+def test_the_folders_of_a_new_store_are_durable_and_its_owners_alone(tmp_path: Path) -> None:
+    root = tmp_path / "new" / "store"
+
+    with recorded() as calls:
+        LocalBlobs(root)
+
+    assert [("fsync", str(folder)) for folder in (tmp_path, tmp_path / "new", root)] == calls
+    assert {0o700} == {stat.S_IMODE(folder.stat().st_mode) for folder in (root.parent, root, root / "staging")}
 
 
 def test_a_folders_files_are_durable_before_it_has_its_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -295,10 +296,39 @@ def test_a_database_of_a_later_release_is_left_alone(database_url: str) -> None:
         migrate(database_url)
 
 
-@pytest.mark.parametrize(("pragma", "value"), [("journal_mode", "delete"), ("synchronous", 2), ("foreign_keys", 1)])
-def test_sqlite_commits_are_durable_and_checked(database: Database, pragma: str, value: str | int) -> None:
+@pytest.mark.parametrize(("pragma", "value"), [("journal_mode", "delete"), ("foreign_keys", 1)])
+def test_sqlite_has_a_rollback_journal_and_checks_references(database: Database, pragma: str, value: str | int) -> None:
     with database.read() as connection:
         assert value == connection.exec_driver_sql(f"PRAGMA {pragma}").scalar()
+
+
+_LOOK_AT_POOLS = """
+import sqlalchemy as sa
+from app.cli import main
+pools = []
+def look(connection):
+    if connection.engine.pool not in pools:
+        pools.append(connection.engine.pool)
+        driver = connection.connection.driver_connection
+        print("pool", driver.isolation_level, driver.execute("PRAGMA synchronous").fetchone()[0], flush=True)
+sa.event.listen(sa.Engine, "engine_connect", look)
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_every_pool_of_a_process_syncs_the_directory_at_a_commit(command: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "FITSERVE_DATA_DIR": str(tmp_path / "data"), "FITSERVE_PORT": "0"}
+    line = [sys.executable, "-c", _LOOK_AT_POOLS, command]
+
+    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pools = (said.split()[1:] for said in process.stdout if said.startswith("pool "))
+        found = list(islice(pools, 4))
+        process.kill()
+
+    # the job engine's transactions are IMMEDIATE; 3 is EXTRA; each kind has a pool that migrates, and one that works
+    assert [["IMMEDIATE", "3"]] * 2 + [["None", "3"]] * 2 == sorted(found)
 
 
 def test_a_file_that_is_no_database_is_as_good_as_none(tmp_path: Path) -> None:
