@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +30,16 @@ class Service:
     Args:
         settings: `FITSERVE_*` settings, by name without the prefix.
         port: where the next start listens; 0 is a free one.
+        environment: the variables of its processes beside the settings.
+        tracer: a command that runs the service's own, in the same process.
     """
 
     data_dir: Path
     settings: dict[str, str] = field(default_factory=dict)
     url: str = ""
     port: int = 0
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    tracer: tuple[str, ...] = ()
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,13 +54,13 @@ class Service:
 
     def start(self) -> Self:
         """Start it on a free port and wait until it serves."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("FITSERVE_")}
+        environment = {name: value for name, value in self.environment.items() if not name.startswith("FITSERVE_")}
         environment |= {f"FITSERVE_{name.upper()}": value for name, value in self.settings.items()}
         environment |= {"FITSERVE_PORT": str(self.port), "FITSERVE_DATA_DIR": str(self.data_dir)}
         said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"],
+                [*self.tracer, sys.executable, "-m", "app", "serve"],
                 cwd=ROOT,
                 env=environment,
                 stdout=log,

@@ -178,7 +178,12 @@ def test_compose_takes_the_key_from_outside_and_holds_none(name: str) -> None:
     given = SERVICES[name]["environment"]
 
     assert {"FITSERVE_API_KEY", "FITSERVE_API_KEY_FILE"} <= set(given)
-    assert {key: value for key, value in given.items() if value is not None} == {}
+    assert {key for key, value in given.items() if value is not None} == {"ORT_DISABLE_TELEMETRY"}
+
+
+@pytest.mark.parametrize("given", [environment(), *(service["environment"] for service in SERVICES.values())])
+def test_onnx_runtime_reports_to_nobody_from_a_container(given: dict[str, str]) -> None:
+    assert given["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 @pytest.mark.parametrize("name", list(SERVICES))

@@ -8,10 +8,6 @@ from contextlib import AbstractContextManager
 from importlib import metadata
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
 import keras
 import numpy as np
 from numpy.typing import NDArray
