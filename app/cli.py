@@ -148,7 +148,6 @@ def _restore(settings: Settings, file: Path) -> None:
 
     with _told():
         counts = restore(file, database_file_of(settings.resolved_database_url), settings.resolved_store)
-    _migrate(settings)
     typer.echo(f"{settings.data_dir}: {counts['datasets']} data sets, {counts['versions']} versions")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NoReturn
 
-from dbos import DBOSClient, WorkflowSerializationFormat
+from dbos import DBOSClient, DBOSPortableJSONSerializer, WorkflowSerializationFormat
+from dbos._serialization import DefaultSerializer
 from sqlalchemy.engine import Connection
 
 QUEUE = "train"
@@ -13,8 +15,20 @@ WORKFLOW = "train"
 #: recovery only takes work of its own version, so this changes when the workflow's steps do
 ENGINE_VERSION = "1"
 APPLICATION = "fitserve"
+#: the one form in which the engine's rows are written and read, by API and worker
+PORTABLE = DBOSPortableJSONSerializer()
 #: the engine's own words for work that nobody will take up
 _ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+
+
+def _refuse(*_: object, **__: object) -> NoReturn:
+    """Raise `ValueError` where DBOS would unpickle a value."""
+    raise ValueError("Expected portable JSON in the job engine's tables, got a pickle; it was not loaded.")
+
+
+# DBOS reads each row in the format that the row itself names, and unpickles "py_pickle" whatever serializer it was given.
+# No setting turns that off, and whoever can write a row could run code. So its one call of `pickle.loads` is replaced.
+DefaultSerializer.deserialize = _refuse  # type: ignore[method-assign]
 
 
 class Engine:
@@ -25,7 +39,7 @@ class Engine:
     """
 
     def __init__(self, url: str) -> None:
-        self._client = DBOSClient(system_database_url=url)
+        self._client = DBOSClient(system_database_url=url, serializer=PORTABLE)
 
     def enqueue(self, connection: Connection, workflow_id: str, job_id: str) -> None:
         """Enqueue a job's work in the caller's transaction: both happen or neither."""
@@ -45,6 +59,16 @@ class Engine:
     def cancel(self, workflow_id: str) -> None:
         """Take work off the queue, or have its worker drop it."""
         self._client.cancel_workflow(workflow_id)
+
+    def ended_of(self, workflow_ids: Sequence[str]) -> list[str]:
+        """Return which of these ids are of work that has ended."""
+        if not workflow_ids:
+            # an empty list would be no condition
+            return []
+        found = self._client.list_workflows(
+            workflow_ids=list(workflow_ids), status=_ENDED, load_input=False, load_output=False
+        )
+        return [each.workflow_id for each in found]
 
     def ended(self, enqueued_before: datetime, limit: int) -> list[str]:
         """Give the ids of work that has ended, of what was enqueued before a time; oldest first."""

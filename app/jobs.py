@@ -29,6 +29,7 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ACTIVE = ("queued", "running")
 MAX_CRASHES = 3
 IDEMPOTENCY_SECONDS = 24 * 3600
+_LOST = "The queue could not read its own rows of this job, so that no worker took it up; resume it to queue it again."
 #: the fields of a job that an event of type "epoch" updates
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
@@ -305,13 +306,12 @@ class Jobs:
     def claim(self, job_id: str, workflow_id: str) -> Claim | None:
         """Take a job for this worker, or give None where it is no longer to be done."""
         claim = Claim(job_id, uuid.uuid4().hex)
-        is_due = (jobs.c.workflow_id == workflow_id) & jobs.c.status.in_(ACTIVE)
         with self._database.write() as connection:
             is_claimed = _change(
                 connection,
                 job_id,
                 [{"type": "status", "status": "running"}],
-                is_due,
+                _is_due(workflow_id),
                 status="running",
                 claim=claim.token,
                 attempt=jobs.c.attempt + 1,
@@ -363,12 +363,25 @@ class Jobs:
 
     def fail(self, claim: Claim, code: str, message: str, param: str | None = None) -> bool:
         """End a job with an error; False where the claim is void."""
-        error = {"code": code, "message": message[:2000], "param": param}
-        news = [{"type": "status", "status": "failed", "error": error}]
         with self._database.write() as connection:
-            return _change(
-                connection, claim.job_id, news, _holds(claim), status="failed", error=error, finished_at=now()
-            )
+            return _fail(connection, claim.job_id, _holds(claim), code, message, param)
+
+    def fail_lost(self) -> Sequence[str]:
+        """Fail the queued and running jobs whose work the engine has ended by itself, and return their ids.
+
+        The engine does so where it cannot read the rows of the work. No worker would take such a job up again.
+        """
+        query = sa.select(jobs.c.workflow_id, jobs.c.id).where(jobs.c.status.in_(ACTIVE))
+        with self._database.read() as connection:
+            active = {row.workflow_id: row.id for row in connection.execute(query)}
+        failed = []
+        for workflow_id in self._engine.ended_of(list(active)):
+            job_id = active[workflow_id]
+            with self._database.write() as connection:
+                if _fail(connection, job_id, _is_due(workflow_id), "internal", _LOST):
+                    failed.append(job_id)
+                    logger.warning("job lost by the queue", extra={"job_id": job_id})
+        return failed
 
     def charge_crash(self, claim: Claim) -> int:
         """Count a child that died while its worker lived; gives the count so far."""
@@ -415,6 +428,24 @@ def _with_rate(spec: Mapping[str, Any], rate: float) -> dict[str, Any]:
 
 def _holds(claim: Claim) -> sa.ColumnElement[bool]:
     return (jobs.c.claim == claim.token) & (jobs.c.status == "running")
+
+
+def _is_due(workflow_id: str) -> sa.ColumnElement[bool]:
+    return (jobs.c.workflow_id == workflow_id) & jobs.c.status.in_(ACTIVE)
+
+
+def _fail(
+    connection: Connection,
+    job_id: str,
+    where: sa.ColumnElement[bool],
+    code: str,
+    message: str,
+    param: str | None = None,
+) -> bool:
+    """End a job with an error; False, and nothing done, where the condition does not hold."""
+    error = {"code": code, "message": message[:2000], "param": param}
+    news = [{"type": "status", "status": "failed", "error": error}]
+    return _change(connection, job_id, news, where, status="failed", error=error, finished_at=now())
 
 
 def _change(

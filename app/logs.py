@@ -44,7 +44,8 @@ def configure(level: str) -> None:
                 "uvicorn.access": {"level": "CRITICAL"},
                 "uvicorn.error": {"level": "WARNING"},
                 "alembic": {"level": "WARNING"},
-                "dbos": {"level": "CRITICAL", "propagate": True},
+                # with a handler here, DBOS adds none of its own
+                "dbos": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
             },
         }
     )

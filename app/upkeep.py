@@ -54,12 +54,13 @@ class Upkeep:
         self._worker.terminate()
 
     async def _sweep(self) -> None:
-        """Remove what is older than the settings keep it, now and then."""
-        settings = self._services.settings
+        """Fail jobs that no worker would take up, and remove what is older than the settings keep it, now and then."""
+        settings, rooms = self._services.settings, self._services.rooms
         policy = retention.Policy.of(settings)
         while True:
             try:
-                await asyncio.to_thread(retention.sweep, self._services.rooms, policy, datetime.now(UTC))
+                await asyncio.to_thread(rooms.jobs.fail_lost)
+                await asyncio.to_thread(retention.sweep, rooms, policy, datetime.now(UTC))
             except (Unavailable, StorageFull) as error:
                 logger.warning("sweep put off: %s", error)
             except Exception:

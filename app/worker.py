@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from dbos import DBOS, DBOSConfig
 
 from app.child import Child
-from app.engine import APPLICATION, ENGINE_VERSION, QUEUE, WORKFLOW
+from app.engine import APPLICATION, ENGINE_VERSION, PORTABLE, QUEUE, WORKFLOW
 from app.errors import FitserveError, NotFound, StorageFull, Unavailable, is_disk_full
 from app.jobs import MAX_CRASHES, Claim, Job
 from app.machine import gpus, out_of_memory_kills, processor
@@ -126,9 +126,11 @@ class Worker:
             "application_version": ENGINE_VERSION,
             "executor_id": self._name,
             "run_migrations": False,
+            "serializer": PORTABLE,
             "notification_listener_polling_interval_sec": POLL_SECONDS,
             "enable_otlp": False,
-            "console_log_level": "CRITICAL",
+            # a row that DBOS refuses is a line with the id of its work
+            "log_level": "ERROR",
         }
         DBOS(config=config)
 

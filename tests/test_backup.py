@@ -16,7 +16,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ import pytest
 from app.backup import backup, restore
 from app.client import ApiError, Client
 from app.datasets import Parsed
-from app.errors import Corrupt, Invalid
+from app.errors import Corrupt, Invalid, Unavailable
 from app.learning.artifact import read
 from app.storage.blobs import LocalBlobs
+from app.storage.db import metadata
+from app.storage.migrate import migrate
 from app.training import Rooms
+from tests.planted import Plot
 from tests.processes import spawn, until
 from tests.records import add_dataset, submit, train
 from tests.service import ROOT, Service
@@ -38,6 +41,17 @@ from tests.service import ROOT, Service
 ROWS = [[i % 7 / 7, i % 3 / 3] for i in range(40)]
 DATA: dict[str, Any] = {"x": ROWS, "y": [i % 2 for i in range(40)]}
 BACKUPS = 3
+#: those that hold something when pickles were planted everywhere, but for the one of the work itself and of its arguments
+ENGINE_TABLES = (
+    "workflow_output",
+    "operation_outputs",
+    "workflow_events",
+    "streams",
+    "notifications",
+    "workflow_schedules",
+)
+#: of the jobs too
+PICKLED = "UPDATE workflow_status SET serialization = 'py_pickle'"
 
 #: deterministic operations are not XLA's, so that the first epoch ends seconds sooner
 ENDLESS = {"epochs": 100_000, "deterministic": True}
@@ -173,12 +187,13 @@ def check_rows(data_dir: Path) -> None:
         read(data_dir / key, digest)
 
 
-def test_jobs_that_waited_or_ran_go_on_where_the_backup_is_restored(
-    backups: tuple[list[Path], Traffic], tmp_path: Path
+def test_jobs_that_waited_or_ran_go_on_after_a_restore_and_no_pickle_runs(
+    backups: tuple[list[Path], Traffic], plot: Plot, tmp_path: Path
 ) -> None:
     targets, _ = backups
     data_dir = tmp_path / "data"
-    assert 0 == run(data_dir, "restore", str(targets[-1]))[0]
+    evil = change(targets[-1], tmp_path / "evil.tar", PICKLED, plot=plot)
+    assert 0 == run(data_dir, "restore", str(evil))[0]
 
     service = Service(data_dir).start()
 
@@ -190,8 +205,15 @@ def test_jobs_that_waited_or_ran_go_on_where_the_backup_is_restored(
             client.cancel(endless)
             (waiting,) = client.jobs(model="waiting")
             assert "waiting@1" == client.wait(waiting, timeout=60).ref
+        assert [] == plot.ran
     finally:
         service.kill_all()
+
+
+@pytest.fixture
+def plot(tmp_path: Path) -> Plot:
+    (tmp_path / "traces").mkdir()
+    return Plot(Path(), tmp_path / "traces")
 
 
 @pytest.fixture
@@ -218,14 +240,17 @@ def put_back(source: Path, folder: Path) -> dict[str, int]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Give every stored file of a data directory, the database as its dump."""
+    """Return every stored file of a data directory, and of the database the schema and the rows of our own tables."""
     tops = ("datasets", "tables", "versions", "fitserve.db")
     files = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] in tops]
     found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     if "fitserve.db" in found:
         # SQLite counts its changes in the file's head
         with closing(sqlite3.connect(folder / "fitserve.db")) as database:
-            found["fitserve.db"] = "\n".join(database.iterdump()).encode()
+            tables = ("alembic_version", *metadata.tables)
+            schema = database.execute("SELECT tbl_name, sql FROM sqlite_master ORDER BY name").fetchall()
+            rows = [database.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+            found["fitserve.db"] = repr([[each for each in schema if each[0] in tables], rows]).encode()
     return found
 
 
@@ -324,21 +349,101 @@ def rewrite(source: Path, target: Path, changes: dict[str, bytes]) -> Path:
     return target
 
 
+def change(source: Path, target: Path, *statements: str, plot: Plot | None = None) -> Path:
+    """Write a backup whose database was changed, or planted with pickles, and has the digest that it should have."""
+    folder = target.with_suffix("")
+    with tarfile.open(source) as archive:
+        archive.extract("fitserve.db", folder, filter="data")
+    with closing(sqlite3.connect(folder / "fitserve.db")) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+    if plot is not None:
+        replace(plot, database_file=folder / "fitserve.db").everywhere()
+    body = (folder / "fitserve.db").read_bytes()
+    header = json.dumps({"format": 1, "database_sha256": sha256(body).hexdigest()}).encode()
+    return rewrite(source, target, {"backup.json": header, "fitserve.db": body})
+
+
 def test_a_later_format_and_a_name_outside_the_store_are_refused(made: Path, tmp_path: Path) -> None:
     header = json.dumps({"format": 2, "database_sha256": ""}).encode()
     with pytest.raises(Invalid, match="format 1"):
         put_back(rewrite(made, tmp_path / "later.tar", {"backup.json": header}), tmp_path / "new")
 
-    with tarfile.open(made) as archive:
-        archive.extract("fitserve.db", tmp_path / "out", filter="data")
-    with closing(sqlite3.connect(tmp_path / "out" / "fitserve.db")) as database:
-        database.execute("UPDATE datasets SET raw_key = '../../etc/passwd'")
-        database.commit()
-    body = (tmp_path / "out" / "fitserve.db").read_bytes()
-    header = json.dumps({"format": 1, "database_sha256": sha256(body).hexdigest()}).encode()
-    evil = rewrite(made, tmp_path / "evil.tar", {"backup.json": header, "fitserve.db": body})
+    evil = change(made, tmp_path / "evil.tar", "UPDATE datasets SET raw_key = '../../etc/passwd'")
     with pytest.raises(Invalid, match="names of stored files"):
         put_back(evil, tmp_path / "new")
+    assert {} == content(tmp_path / "new")
+
+
+def test_only_rows_of_our_own_tables_come_back(data_dir: Path, rooms: Rooms, plot: Plot, tmp_path: Path) -> None:
+    waiting, running = submit(rooms), submit(rooms)
+    assert rooms.jobs.claim(running.id, running.workflow_id)
+    backup(data_dir / "fitserve.db", data_dir, tmp_path / "good.tar")
+    evil = change(
+        tmp_path / "good.tar",
+        tmp_path / "evil.tar",
+        "CREATE TABLE more (a)",
+        "CREATE VIEW seen AS SELECT * FROM jobs",
+        "CREATE TRIGGER fired AFTER UPDATE ON jobs BEGIN DELETE FROM versions; END",
+        plot=plot,
+    )
+
+    put_back(evil, tmp_path / "new")
+
+    assert content(data_dir) == content(tmp_path / "new")
+    assert [] == plot.ran
+    query = "SELECT workflow_uuid, status, serialization FROM workflow_status"
+    with closing(sqlite3.connect(tmp_path / "new" / "fitserve.db")) as database:
+        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+        work = database.execute(query).fetchall()
+        counts = [database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ENGINE_TABLES]
+    assert set() == names & {"more", "seen", "fired"}
+    assert [(job.workflow_id, "ENQUEUED", "portable_json") for job in (waiting, running)] == work
+    assert [0] * len(ENGINE_TABLES) == counts
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (["ALTER TABLE keys RENAME TO k", "CREATE VIEW keys AS SELECT * FROM k"], "Expected a table 'keys'"),
+        (["ALTER TABLE keys DROP COLUMN name"], "cannot be copied: no such column"),
+        (["DELETE FROM alembic_version"], "Expected one revision of our schema"),
+        (["UPDATE alembic_version SET version_num = 'base'"], "Expected one revision of our schema"),
+        (["UPDATE jobs SET status = 'queued', workflow_id = 'other.1'"], "Expected work named after job"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_database_that_is_not_ours_is_refused(made: Path, tmp_path: Path, statements: list[str], said: str) -> None:
+    with pytest.raises(Corrupt, match=said):
+        put_back(change(made, tmp_path / "evil.tar", *statements), tmp_path / "new")
+
+    assert {} == content(tmp_path / "new")
+
+
+def test_a_backup_of_an_earlier_release_comes_back_in_the_present_schema(tmp_path: Path) -> None:
+    old = tmp_path / "old" / "fitserve.db"
+    old.parent.mkdir()
+    migrate(f"sqlite:///{old}", "0001")
+    with closing(sqlite3.connect(old)) as database:
+        database.execute("INSERT INTO models VALUES ('m', 1, '')")
+        database.execute("INSERT INTO aliases VALUES ('m', 'best', 1, '2026')")
+        database.commit()
+    backup(old, old.parent, tmp_path / "old.tar")
+
+    put_back(tmp_path / "old.tar", tmp_path / "new")
+
+    with closing(sqlite3.connect(tmp_path / "new" / "fitserve.db")) as database:
+        moves = database.execute("SELECT model, alias, version, reason FROM alias_moves").fetchall()
+    assert [("m", "best", 1, "set")] == moves
+
+
+def test_a_backup_of_a_later_release_is_refused(made: Path, tmp_path: Path) -> None:
+    later = change(made, tmp_path / "later.tar", "UPDATE alembic_version SET version_num = '9999'")
+
+    with pytest.raises(Unavailable, match="could not be migrated: Can't locate revision"):
+        put_back(later, tmp_path / "new")
+
     assert {} == content(tmp_path / "new")
 
 

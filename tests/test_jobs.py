@@ -369,3 +369,21 @@ def test_jobs_are_listed_newest_first_by_status_and_model(rooms: Rooms) -> None:
     assert {submitted[i].id for i in (0, 2, 4)} == {job.id for job in of_a}
     assert [submitted[0].id] == [job.id for job in cancelled]
     assert {"queued": 4, "cancelled": 1} == rooms.jobs.counts()
+
+
+def test_a_job_whose_work_has_ended_without_it_fails_and_can_be_resumed(rooms: Rooms, database_url: str) -> None:
+    lost, waiting, cancelled = submit(rooms), submit(rooms), submit(rooms)
+    rooms.jobs.cancel(cancelled.id)
+    client = DBOSClient(system_database_url=database_url)
+    client.cancel_workflow(lost.workflow_id)
+    client.destroy()
+
+    failed = [rooms.jobs.fail_lost() for _ in range(2)]
+
+    assert [[lost.id], []] == failed
+    found = {job.id: job for job in rooms.jobs.list(10, None)[0]}
+    assert ["failed", "queued", "cancelled"] == [found[job.id].status for job in (lost, waiting, cancelled)]
+    assert "internal" == (found[lost.id].error or {})["code"]
+    assert said(rooms, lost)[-1] == {"type": "status", "status": "failed", "error": found[lost.id].error}
+    assert "queued" == rooms.jobs.resume(lost.id).status
+    assert [] == rooms.jobs.fail_lost()

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admission": {"errors"},
     "intake": {"datasets", "errors", "ingest", "storage"},
     "retention": {"config", "training"},
-    "backup": {"errors", "learning", "lifeline", "storage"},
+    "backup": {"engine", "errors", "jobs", "learning", "lifeline", "storage"},
     "training": {"checkpoints", "datasets", "errors", "jobs", "learning", "registry", "storage", "workers"},
     # children, and their parents' sides; no child knows the database
     "ingest": {"datasets", "errors", "lifeline", "machine"},

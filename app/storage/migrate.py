@@ -20,11 +20,12 @@ from app.storage.db import Database
 _LOCK = 3_141_592_653
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, revision: str = "head") -> None:
     """Create or upgrade every table; does nothing where all is present.
 
     Args:
         url: `sqlite:///path` or `postgresql+psycopg://…`.
+        revision: the schema that our own tables get; the last one by default.
 
     Raises:
         Unavailable: the database cannot be opened, or a later release has migrated it; says why.
@@ -39,7 +40,7 @@ def migrate(url: str) -> None:
             folder = Path(__file__).parent / "migrations"
             config.set_main_option("script_location", str(folder).replace("%", "%%"))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
         DBOS.migrate(url)
     except (Unavailable, sa.exc.SQLAlchemyError, CommandError) as error:
         reason = str(getattr(error.__cause__ or error, "orig", error)).strip()
