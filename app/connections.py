@@ -117,13 +117,13 @@ class Protocol(ExchangeProtocol):
             # nothing behind it is read: the parser ends here
             raise ValueError("the head is too large")
 
-    def on_headers_complete(self) -> None:
+    def on_head(self) -> None:
         """Stop the clock; a busy process's time is nearly all to go to those it serves, and such a request meets no route."""
         self._stop_clock()
         self._in_head = False
         busy = self._busy() if self._is_idle and not self.flow.write_paused else None
         if busy is None:
-            super().on_headers_complete()
+            super().on_head()
             return
         # a body that was not asked for may not come
         keeps = self.parser.should_keep_alive() and not self.expect_100_continue
