@@ -74,7 +74,7 @@ class Protocol(ExchangeProtocol):
             self._end_with(_too_large())
         elif self._in_head and not self._is_between:
             # most heads are whole in their first piece, and need no clock
-            if self._clock is None:
+            if self._clock is None and self._last_words is None:
                 self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
         elif self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
             self._wait_again()

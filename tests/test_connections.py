@@ -417,3 +417,19 @@ def test_a_refused_upgrade_leaves_its_connection_in_step(run: Run, is_chunked: b
         writer.close()
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    "last", [b"GARBAGE\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", HEAD + LONG + b"\r\n"]
+)
+def test_what_ends_a_connection_waits_for_a_slow_answer_before_it(run: Run, last: bytes) -> None:
+    async def test(wire: Wire) -> None:
+        wire.head_seconds = 0.05
+        reader, writer = await wire.open()
+        writer.write(b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc" + last)
+
+        assert (200, b"3") == (await read(reader))[::2]
+        assert (await read(reader))[0] in (400, 431)
+        await ends(reader)
+
+    run(test)
