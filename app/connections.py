@@ -74,7 +74,7 @@ class Protocol(ExchangeProtocol):
             self._end_with(_too_large())
         elif self._in_head and not self._is_between:
             # most heads are whole in their first piece, and need no clock
-            if self._clock is None:
+            if self._clock is None and self._last_words is None:
                 self._clock = self.loop.call_later(self.head_seconds, self._too_slow)
         elif self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
             self._wait_again()
@@ -117,13 +117,13 @@ class Protocol(ExchangeProtocol):
             # nothing behind it is read: the parser ends here
             raise ValueError("the head is too large")
 
-    def on_headers_complete(self) -> None:
+    def on_head(self) -> None:
         """Stop the clock; a busy process's time is nearly all to go to those it serves, and such a request meets no route."""
         self._stop_clock()
         self._in_head = False
         busy = self._busy() if self._is_idle and not self.flow.write_paused else None
         if busy is None:
-            super().on_headers_complete()
+            super().on_head()
             return
         # a body that was not asked for may not come
         keeps = self.parser.should_keep_alive() and not self.expect_100_continue

@@ -10,6 +10,7 @@ import asyncio
 from functools import partial
 from typing import Any, cast
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.api.hot import Answer, Asked, Hot
@@ -95,7 +96,7 @@ class _Exchange(StandIn):
 
 
 class ExchangeProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, where the short way is asked first."""
+    """uvicorn's protocol, where the short way is asked first, and no request changes the protocol of its connection."""
 
     hot: Hot
     transport: Any
@@ -116,15 +117,15 @@ class ExchangeProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Know a request's head again, or parse it; wait a while for the rest of a plain one."""
         before, was_between = self.cycle, self._is_between
+        self._unset_keepalive_if_required()
         if was_between and before is not None and before.response_complete and not self.flow.write_paused:
             recalled = self.hot.recall(data)
             if recalled is not None:
-                self._unset_keepalive_if_required()
                 self.cycle = _Exchange(recalled[0])
                 self.cycle.take(recalled[1])
                 self._ask(self.cycle)
                 return
-        super().data_received(data)
+        self._parse(data)
         held = self.cycle
         if type(held) is not _Exchange or held is before:
             return
@@ -133,12 +134,47 @@ class ExchangeProtocol(HttpToolsProtocol):
         elif was_between and self._is_between:
             self.hot.learn(held.asked, data[: len(data) - held.size], held.size)
 
+    def _parse(self, data: bytes) -> None:
+        """Parse what came, and ignore each `Upgrade` in it, as RFC 9110 (7.8) allows.
+
+        httptools ends a request at a head with `Upgrade`, and would read the request's body as the next request.
+        """
+        rest: bytes | memoryview = data
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(rest)
+                except HttpParserUpgrade as upgrade:
+                    if self.parser.get_method() == b"CONNECT":
+                        self.send_400_response("CONNECT is for proxies.")
+                        return
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                    self._parse_head_without_upgrade()
+                else:
+                    return
+        except HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _parse_head_without_upgrade(self) -> None:
+        request_line = self.parser.get_method(), self.url, self.parser.get_http_version().encode()
+        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        # the old parser is at the end of a request, and reads nothing behind one that was to be the last
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (*request_line, b"".join(lines)))
+
     def on_message_begin(self) -> None:
         """Begin with the next request."""
         super().on_message_begin()
         self._is_between = False
 
     def on_headers_complete(self) -> None:
+        """Begin a request, unless its head is parsed again without its `Upgrade`."""
+        if not self.parser.should_upgrade():
+            self.on_head()
+
+    def on_head(self) -> None:
         """Hold a plain request until it is whole."""
         asked = self._plain()
         if asked is None:
@@ -154,7 +190,6 @@ class ExchangeProtocol(HttpToolsProtocol):
             or parser.get_method() != b"POST"
             or parser.get_http_version() != "1.1"
             or not parser.should_keep_alive()
-            or parser.should_upgrade()
             or self.expect_100_continue
             or self.flow.write_paused
         ):
@@ -184,6 +219,9 @@ class ExchangeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Have a plain request answered."""
+        if self.parser.should_upgrade():
+            # a head that is parsed again ends here, and no request
+            return
         self._is_between = True
         held = self._held
         if held is None:

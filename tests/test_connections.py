@@ -6,11 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import uvicorn
 import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
@@ -20,6 +23,7 @@ from app.connections import MAX_HEAD_BYTES, Protocol
 KEEP_ALIVE_SECONDS = 1
 HEAD = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
 PREDICT = b"POST /api/v1/models/a/predict HTTP/1.1\r\nHost: a\r\n"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 LONG = b"X-Long: " + b"v" * (MAX_HEAD_BYTES + 1) + b"\r\n"
 
 
@@ -54,6 +58,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.lane = Lane("tests", 1, 1, 60)
+        self.head_seconds = 5.0
         self.state = ServerState()
         self.made: list[Protocol] = []
         self.servers: list[asyncio.Server] = []
@@ -63,7 +68,7 @@ class Wire:
         config = uvicorn.Config(
             app, lifespan="off", access_log=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS
         )
-        own = {"predictions": self.lane, "hot": NothingPlain(), "head_seconds": 5.0}
+        own = {"predictions": self.lane, "hot": NothingPlain(), "head_seconds": self.head_seconds}
         kind = type("Protocol", (Protocol,), own)
 
         def make() -> asyncio.Protocol:
@@ -157,10 +162,11 @@ def test_a_large_body_before_the_beginning_of_a_head_is_none_of_it(run: Run) -> 
 
 
 @pytest.mark.parametrize("piece", [1000, 200_000])
-def test_a_head_that_is_too_large_is_431_however_it_comes(run: Run, piece: int) -> None:
+@pytest.mark.parametrize("lines", [b"", UPGRADE])
+def test_a_head_that_is_too_large_is_431_however_it_comes(run: Run, lines: bytes, piece: int) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
-        head = HEAD + 2 * LONG + b"\r\n"
+        head = HEAD + lines + 2 * LONG + b"\r\n"
         for at in range(0, len(head), piece):
             if wire.made and wire.made[0].transport.is_closing():
                 break
@@ -269,6 +275,9 @@ def test_refusals_that_are_never_read_do_not_pile_up(run: Run) -> None:
         (PREDICT + b"Connection: close\r\n\r\n", True),
         (PREDICT.replace(b"1.1", b"1.0") + b"\r\n", True),
         (PREDICT + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", True),
+        (PREDICT + UPGRADE + b"\r\n", False),
+        (PREDICT + UPGRADE + b"Connection: close\r\n\r\n", True),
+        (PREDICT + UPGRADE + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", True),
     ],
 )
 def test_a_refusal_ends_the_connection_where_the_caller_means_it_to(run: Run, request_: bytes, closes: bool) -> None:
@@ -327,5 +336,100 @@ def test_only_those_who_came_last_are_one_too_many(run: Run) -> None:
         assert 200 == (await read(reader))[0]
         writer.close()
         late_writer.close()
+
+    run(test)
+
+
+def written(lines: bytes, body: bytes, is_chunked: bool) -> bytes:
+    """Write a request with these lines in its head."""
+    if not is_chunked:
+        return HEAD + lines + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    parts = [part for part in (body[:7], body[7:]) if part]
+    chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in parts]
+    return HEAD + lines + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(chunks) + b"0\r\n\r\n"
+
+
+def test_upgrades_are_ignored_however_they_are_cut(run: Run) -> None:
+    bodies = st.one_of(st.just(HEAD + b"\r\n"), st.binary(max_size=40))
+    requests = st.lists(st.tuples(st.sampled_from([b"", UPGRADE]), bodies, st.booleans()), min_size=1, max_size=4)
+
+    @settings(max_examples=60, deadline=None, database=None)
+    @given(requests, st.lists(st.integers(0, 600), max_size=8))
+    def check(requests: list[tuple[bytes, bytes, bool]], cuts: list[int]) -> None:
+        async def test(wire: Wire) -> None:
+            reader, writer = await wire.open()
+            whole = b"".join(written(*request) for request in [*requests, (b"Connection: close\r\n", b"", False)])
+            places = [0, *sorted(cuts), len(whole)]
+            for start, end in pairwise(places):
+                writer.write(whole[start:end])
+                await asyncio.sleep(0.001)
+
+            assert [b"%d" % len(body) for _, body, _ in requests] == [(await read(reader))[2] for _ in requests]
+            assert (200, b"0") == (await read(reader))[::2]
+            await ends(reader)
+
+        run(test)
+
+    check()
+
+
+def test_a_head_with_an_upgrade_is_counted_once(run: Run) -> None:
+    async def test(wire: Wire) -> None:
+        reader, writer = await wire.open()
+        writer.write(HEAD + UPGRADE + LONG[: MAX_HEAD_BYTES - 100] + b"\r\nContent-Length: 2\r\n\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(b"ok")
+        assert (200, b"2") == (await read(reader))[::2]
+        writer.close()
+
+    run(test)
+
+
+def test_the_time_of_a_head_with_an_upgrade_ends_with_it(run: Run) -> None:
+    async def test(wire: Wire) -> None:
+        wire.head_seconds = 0.3
+        reader, writer = await wire.open()
+        request = written(UPGRADE, b"ok", False)
+        for piece in (request[:40], request[40:-2], request[-2:]):
+            await asyncio.sleep(0.2)
+            writer.write(piece)
+        assert (200, b"2") == (await read(reader))[::2]
+        writer.write(request[:-4])
+        assert await ends(reader) < KEEP_ALIVE_SECONDS
+
+    run(test)
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_refused_upgrade_leaves_its_connection_in_step(run: Run, is_chunked: bool) -> None:
+    async def test(wire: Wire) -> None:
+        reader, writer = await wire.open()
+        wire.fill()
+        refused = written(UPGRADE, HEAD + b"\r\n", is_chunked).replace(HEAD, PREDICT, 1)
+        for _ in range(2):
+            writer.write(refused + written(UPGRADE, b"ok", is_chunked)[:-9])
+            assert 503 == (await read(reader))[0]
+            writer.write(written(UPGRADE, b"ok", is_chunked)[-9:])
+            assert (200, b"2") == (await read(reader))[::2]
+            writer.write(refused[:-9])
+            assert 503 == (await read(reader))[0]
+            writer.write(refused[-9:])
+        writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "last", [b"GARBAGE\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", HEAD + LONG + b"\r\n"]
+)
+def test_what_ends_a_connection_waits_for_a_slow_answer_before_it(run: Run, last: bytes) -> None:
+    async def test(wire: Wire) -> None:
+        wire.head_seconds = 0.05
+        reader, writer = await wire.open()
+        writer.write(b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc" + last)
+
+        assert (200, b"3") == (await read(reader))[::2]
+        assert (await read(reader))[0] in (400, 431)
+        await ends(reader)
 
     run(test)

@@ -96,6 +96,16 @@ def read_answer(connection: socket.socket) -> Answer:
     return Answer(response.status, headers, response.read())
 
 
+def read_answers(connection: socket.socket) -> list[Answer]:
+    """Read answers until the service closes the connection."""
+    answers = []
+    with connection.makefile("rb") as came, suppress(ConnectionResetError):
+        for line in iter(came.readline, b""):
+            headers = {name.lower(): value for name, value in http.client.parse_headers(came).items()}
+            answers.append(Answer(int(line.split()[1]), headers, came.read(int(headers.get("content-length", 0)))))
+    return answers
+
+
 def exchange(url: str, request: bytes) -> Answer:
     """Send these very bytes, and read the answer; the service may stop listening meanwhile."""
     with connect(url) as connection:
