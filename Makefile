@@ -11,7 +11,7 @@ EXTRA ?=
 BIN := $(VENV)/bin
 LOCKS := requirements/serve.txt $(if $(EXTRA),requirements/$(EXTRA).txt)
 STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
-BACKEND_TESTS := tests/learning/test_backends.py
+BACKEND_TESTS := tests/learning/training/test_backends.py
 UV = uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --quiet
 UV_COMPILE = $(UV) pyproject.toml --group build
@@ -42,7 +42,7 @@ serve: setup  ## Serve on http://127.0.0.1:8000 until stopped
 	exec $(BIN)/fitserve serve
 
 demo: setup  ## Upload, train, evaluate and predict on a service of its own
-	$(BIN)/python -m app.demo
+	$(BIN)/python -m app.cli.demo
 
 test: $(VENV)/.installed-test  ## Lint, then every test
 	$(MAKE) --no-print-directory lint
@@ -68,22 +68,22 @@ test-clients: $(VENV)/.installed-test clients  ## Ask the service with those cli
 	@touch $@
 
 test-crash: $(VENV)/.installed-test  ## Kill the service at random moments, CYCLES times (200)
-	CRASH_CYCLES=$(or $(CYCLES),200) $(BIN)/python -m pytest -s tests/test_acceptance.py $(ARGS)
+	CRASH_CYCLES=$(or $(CYCLES),200) $(BIN)/python -m pytest -s tests/scenarios/test_acceptance.py $(ARGS)
 
 test-power: $(VENV)/.installed-test  ## Cut the power at random moments under load, CYCLES times (50); needs root
-	POWER_CYCLES=$(or $(CYCLES),50) $(BIN)/python -m pytest -s tests/test_power.py $(ARGS)
+	POWER_CYCLES=$(or $(CYCLES),50) $(BIN)/python -m pytest -s tests/scenarios/test_power.py $(ARGS)
 
 test-fuzz: $(VENV)/.installed-test  ## Send EXAMPLES (300) generated requests to each operation, four ways
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest --timeout=0 tests/api/test_schemathesis.py $(ARGS)
 
 test-resume: $(VENV)/.installed-test  ## Kill training processes CYCLES times (50) in each loop, and compare the weights
-	RESUME_CYCLES=$(or $(CYCLES),50) $(BIN)/python -m pytest -s --timeout=0 tests/test_interruptions.py $(ARGS)
+	RESUME_CYCLES=$(or $(CYCLES),50) $(BIN)/python -m pytest -s --timeout=0 tests/scenarios/test_interruptions.py $(ARGS)
 
 test-large: $(VENV)/.installed-test  ## Train on a CSV of BYTES (5 GiB) in a fifth of its memory, and show what was held
-	LARGE_BYTES=$(or $(BYTES),5368709120) $(BIN)/python -m pytest -s --timeout=0 tests/test_larger_than_memory.py $(ARGS)
+	LARGE_BYTES=$(or $(BYTES),5368709120) $(BIN)/python -m pytest -s --timeout=0 tests/scenarios/test_larger_than_memory.py $(ARGS)
 
 test-swaps: $(VENV)/.installed-test  ## Promote versions TIMES times (1000) while others predict
-	SWAPS=$(or $(TIMES),1000) $(BIN)/python -m pytest --timeout=0 tests/test_swaps.py $(ARGS)
+	SWAPS=$(or $(TIMES),1000) $(BIN)/python -m pytest --timeout=0 tests/scenarios/test_swaps.py $(ARGS)
 
 lint: $(VENV)/.installed-test  ## Check style and types
 	$(BIN)/ruff check .

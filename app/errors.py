@@ -1,4 +1,4 @@
-"""The facts that can go wrong. Knows nothing of HTTP: `app.api.problems` gives each its status.
+"""The facts that can go wrong. Knows nothing of HTTP: `app.http.problems` gives each its status.
 
 FitserveError
 ├── Malformed          the bytes are not what they claim to be

@@ -7,26 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from app.admission import Lane, Lanes
-from app.checkpoints import Checkpoints
-from app.config import Settings
-from app.datasets import Datasets
-from app.engine import Engine
-from app.ingest import Ingest
-from app.intake import STAGING, Intake
-from app.jobs import Jobs
-from app.keys import Keys
-from app.learning.resolve import Limits
-from app.machine import machine_bytes
-from app.model_cache import ModelCache
-from app.registry import Registry
-from app.statistics import Statistics
+from app.ingest.background import STAGING, Intake
+from app.ingest.parser_process import Ingest
+from app.jobs.submit import Rooms
+from app.jobs.waiting import Watch
+from app.learning.training.resolve_spec import Limits
+from app.metrics.several_processes import Totals
+from app.metrics.version_usage import Statistics
+from app.records.checkpoints import Checkpoints
+from app.records.datasets import Datasets
+from app.records.jobs import Jobs
+from app.records.keys import Keys
+from app.records.registry import Registry
+from app.records.workers import Workers
+from app.serving.admission import Lane, Lanes
+from app.serving.version_cache import ModelCache
+from app.settings import Settings
 from app.storage.blobs import LocalBlobs, make_folder
-from app.storage.db import Database
-from app.totals import Totals
-from app.training import Rooms
-from app.watch import Watch
-from app.workers import Workers
+from app.storage.database import Database
+from app.storage.job_queue import Engine
+from app.system.machine import machine_bytes
 
 #: the label of staging folders that requests work in
 REQUEST = "request"

@@ -72,18 +72,19 @@ def absent() -> dict[str, str]:
 
 def fitserve() -> Run:
     """The service's own training, with the threads that its training process has."""
-    from app.worker import Means
+    from app.jobs.worker import Means
 
     # what its worker gives a training process: a cache that is empty at first, and is found full from the second round on
     means = Means(1, 0, 0, Path(tempfile.mkdtemp(prefix="fitserve-bench-")))
     atexit.register(shutil.rmtree, means.cache, ignore_errors=True)
     os.environ.update(means.environment())
-    importlib.import_module("app.trainer")
-    from app.learning import fit, keras_network
-    from app.learning.batches import Examples, empty_rows
-    from app.learning.network import Architecture
+    importlib.import_module("app.jobs.training_child")
+    from app.learning.network import keras_network
+    from app.learning.network.architecture import Architecture
     from app.learning.spec import TrainSpec
-    from app.learning.task import Task
+    from app.learning.training import fit
+    from app.learning.training.batches import Examples, empty_rows
+    from app.learning.training.task import Task
 
     def run(workload: Workload) -> float:
         spec = TrainSpec.model_validate(

@@ -25,7 +25,7 @@ import httpx
 import numpy as np
 
 from app.client import Client
-from app.config import Settings
+from app.settings import Settings
 from bench.about import RESULTS, ROOT, about, digits
 from bench.rounds import spread, written
 from bench.servers import serve, settle, until

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.lifeline import command
+from app.system.child_process import command
 from bench.about import RESULTS, ROOT, about
 from bench.contestants import CONTESTANTS, FITSERVE, KERAS, SKLEARN, C, Workload, absent, request
 from bench.rounds import Goal, Round, cell, embed, ratio, rounded, spread, verdicts, written

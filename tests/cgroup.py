@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.machine import memory_limits
+from app.system.machine import memory_limits
 
 
 @contextmanager

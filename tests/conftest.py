@@ -12,14 +12,16 @@ import httpx
 import pytest
 
 from app.client import Client, Job
-from app.config import Settings
+from app.jobs.submit import Rooms
+from app.settings import Settings
 from app.storage.migrate import migrate
-from app.training import Rooms
 from app.wiring import open_rooms
 from tests.cgroup import can_limit_memory
 from tests.disks import can_mount_images
 from tests.postgres import Postgres, find_programs
 from tests.service import ROOT, Service
+
+pytest_plugins = ["tests.shared_services"]
 
 PENGUINS = ROOT / "examples" / "penguins.csv"
 Start = Callable[..., Service]

@@ -34,7 +34,7 @@ def is_alive(pid: int) -> bool:
 
 def trainers(service: Service) -> list[int]:
     """Give the ids of a service's training processes: the running ones, and the warm one."""
-    return service.find("app.trainer")
+    return service.find("app.jobs.training_child")
 
 
 def megabytes(pid: int, field: str) -> float:

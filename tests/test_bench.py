@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from app.client import Job
-from app.learning import fit
-from app.learning.batches import Examples
-from app.learning.network import Architecture
+from app.learning.network.architecture import Architecture
 from app.learning.spec import TrainSpec
-from app.learning.task import Task
+from app.learning.training import fit
+from app.learning.training.batches import Examples
+from app.learning.training.task import Task
 from bench import contestants, rivals, rounds, serving, sgd, training
 from tests.service import ROOT, Service
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.config import Settings
+from app.settings import Settings
 from tests.service import ROOT, Service
 
 SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD")

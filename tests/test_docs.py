@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app import __version__
-from app.config import Settings
+from app.settings import Settings
 from tests.service import ROOT, Service
 
 README = (ROOT / "README.md").read_text()
@@ -104,7 +104,7 @@ def test_the_metrics_that_the_readme_names_are_given(http: httpx.Client) -> None
 
 def test_every_module_is_in_the_layout_and_every_file_there_exists() -> None:
     layout = README.partition("## The code")[2].partition("## Development")[0]
-    listed = {Path(name).name for name in re.findall(r"`(?:app/)?([a-z_]+\.py|[a-z]+/)`", layout)}
+    listed = {Path(name).name for name in re.findall(r"`(?:app/)?([a-z_]+\.py|[a-z_]+/)`", layout)}
     modules = {path.name for path in (ROOT / "app").iterdir() if not path.name.startswith("__")}
 
     assert listed == modules

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -12,123 +13,68 @@ import pytest
 
 from tests.service import ROOT
 
-#: what each module, or each of the packages learning, storage and api, may import of the others
+#: what the modules of each room may import of other rooms; `errors` and `settings` are rooms of one module
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "lifeline": set(),
-    "logs": set(),
-    "machine": set(),
-    "statistics": set(),
-    "config": set(),
-    # the public API is their only door
-    "client": set(),
-    "terminal": {"client"},
-    "commands": {"client", "terminal"},
-    "demo": {"client", "terminal"},
-    "learning": {"errors"},
-    "storage": {"errors"},
-    "engine": set(),
-    # a room for each noun
-    "datasets": {"errors", "storage"},
-    "jobs": {"engine", "errors", "storage"},
-    "registry": {"errors", "learning", "storage"},
-    "keys": {"errors", "storage"},
-    "workers": {"storage"},
-    "checkpoints": {"storage"},
-    "watch": {"errors", "jobs"},
-    "inference": {"errors", "learning", "registry"},
-    "model_cache": {"errors", "inference", "learning", "machine", "registry"},
-    # what goes on beside the work
-    "admission": {"errors"},
-    "intake": {"datasets", "errors", "ingest", "storage"},
-    "retention": {"config", "training"},
-    "backup": {"engine", "errors", "jobs", "learning", "lifeline", "storage"},
-    "training": {"checkpoints", "datasets", "errors", "jobs", "learning", "registry", "storage", "workers"},
-    # children, and their parents' sides; no child knows the database
-    "ingest": {"datasets", "errors", "lifeline", "machine"},
-    "ingest_child": {"errors", "learning", "lifeline"},
-    "export": {"errors", "learning", "lifeline", "registry"},
-    "export_child": {"errors", "learning", "lifeline"},
-    "trainer": {"errors", "learning", "lifeline"},
-    "child": {"lifeline"},
-    "relay": {"errors", "jobs", "training"},
-    "worker": {"child", "engine", "errors", "jobs", "machine", "registry", "relay", "training"},
-    "wiring": {
-        *(
-            "admission",
-            "checkpoints",
-            "config",
-            "datasets",
-            "engine",
-            "errors",
-            "ingest",
-            "intake",
-            "jobs",
-        ),
-        *("keys", "learning", "machine", "model_cache", "registry", "statistics", "storage"),
-        *("totals", "training", "watch", "workers"),
-    },
-    "api": {
-        "admission",
-        "datasets",
-        "errors",
-        "export",
-        "inference",
-        "jobs",
-        "keys",
-        "learning",
-        "model_cache",
-        "registry",
-        "statistics",
-        "storage",
-        "training",
-        "wiring",
-    },
-    "supervised": set(),
-    "totals": set(),
-    "exchange": {"api", "errors"},
-    "door": set(),
-    "connections": {"admission", "api", "errors", "exchange"},
-    "upkeep": {"config", "errors", "supervised", "retention", "wiring"},
-    "serve": {
-        *(
-            "api",
-            "config",
-            "connections",
-            "door",
-            "errors",
-            "supervised",
-            "lifeline",
-            "logs",
-            "machine",
-            "storage",
-            "totals",
-            "upkeep",
-            "wiring",
-        ),
-    },
-    "cli": {"backup", "commands", "config", "errors", "lifeline", "logs", "serve", "storage", "wiring", "worker"},
     "__main__": {"cli"},
+    "cli": {"client", "errors", "jobs", "logs", "records", "server", "settings", "storage", "system", "wiring"},
+    "server": {
+        *("api", "errors", "fast_path", "http", "logs", "metrics", "records", "serving", "settings", "storage"),
+        *("system", "wiring"),
+    },
+    "fast_path": {"api", "errors", "http", "learning", "metrics", "records", "serving", "wiring"},
+    "api": {"errors", "http", "jobs", "learning", "metrics", "records", "serving", "storage", "wiring"},
+    "http": {"errors", "fast_path", "learning", "serving"},
+    "wiring": {
+        *("errors", "ingest", "jobs", "learning", "metrics", "records", "serving", "settings", "storage"),
+        "system",
+    },
+    # they also start child processes; no child process knows the database
+    "serving": {"errors", "learning", "records", "system"},
+    "jobs": {"errors", "learning", "records", "storage", "system"},
+    "ingest": {"errors", "learning", "records", "storage", "system"},
+    "records": {"errors", "jobs", "learning", "settings", "storage", "system"},
+    "storage": {"errors"},
+    "learning": {"errors", "fast_path"},
+    # leaves
+    "client": set(),
+    "errors": set(),
+    "logs": set(),
+    "metrics": set(),
+    "settings": set(),
+    "system": set(),
 }
-ROOMS = ("datasets", "jobs", "registry", "keys", "workers")
-#: the only modules, or packages, that import each library
+#: the rooms inside `learning`, likewise
+INSIDE_LEARNING: dict[str, set[str]] = {
+    "training": {"artifact", "encoding", "evaluation", "network", "spec", "tables"},
+    "artifact": {"encoding", "network", "tables"},
+    "requests": {"tables"},
+    "encoding": {"tables"},
+    "network": {"spec"},
+    "tables": {"requests"},
+    "spec": set(),
+    "evaluation": set(),
+}
+#: the only modules, or rooms, that import each library
 ADDRESSES: dict[str, tuple[str, ...]] = {
-    "keras": ("learning.fit", "learning.keeper", "learning.keras_network", "learning.loop", "learning.watch"),
-    "tensorflow": ("learning.keras_network", "learning.loop"),
-    "fastapi": ("api",),
-    "starlette": ("api",),
-    "uvicorn": ("serve", "connections", "exchange"),
-    "polars": ("learning.columns", "learning.formats", "learning.frames"),
-    "onnxruntime": ("learning.network",),
-    "onnx": ("learning.network",),
-    # a backup is of the database itself
-    "sqlalchemy": (*ROOMS, "engine", "storage", "backup"),
+    "keras": (
+        "learning.network.keras_network",
+        *(f"learning.training.{name}" for name in ("fit", "loop", "progress_callback", "checkpoint_callback")),
+    ),
+    "tensorflow": ("learning.network.keras_network", "learning.training.loop"),
+    "fastapi": ("api", "http.problems"),
+    "starlette": ("api", "http"),
+    "uvicorn": ("server", "fast_path"),
+    "polars": ("learning.tables",),
+    "onnxruntime": ("learning.network.architecture",),
+    "onnx": ("learning.network.architecture",),
+    "sqlalchemy": ("records", "storage"),
+    "sqlite3": ("cli.main", "records.backup", "storage.database"),
     "alembic": ("storage.migrate", "storage.migrations"),
     "obstore": ("storage.blobs",),
-    "simdjson": ("learning.matrices",),
-    "dbos": ("engine", "worker", "storage.migrate"),
+    "simdjson": ("fast_path.parse",),
+    "dbos": ("storage.job_queue", "storage.migrate", "jobs.worker"),
     "httpx": ("client",),
-    "typer": ("cli", "commands"),
+    "typer": ("cli",),
 }
 
 
@@ -153,30 +99,39 @@ def imports(path: Path) -> set[str]:
 
 
 def own_imports(module: str) -> set[str]:
-    """Give the modules of the application that a module imports."""
+    """Return the modules of the application that a module imports; the client's package stands for its modules."""
     named = {name.removeprefix("app.") for name in imports(MODULES[module]) if name.startswith("app.")}
-    return {name for name in named if name in MODULES and MODULES[name].name != "__init__.py"}
+    return {name for name in named if name in MODULES and (name == "client" or MODULES[name].name != "__init__.py")}
 
 
 def is_at(name: str, addresses: tuple[str, ...]) -> bool:
     return any(name == address or name.startswith(f"{address}.") for address in addresses)
 
 
+def rooms_of(modules: Iterable[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
 @pytest.mark.parametrize("module", list(MODULES))
-def test_a_module_imports_only_what_the_table_allows(module: str) -> None:
-    unit = module.partition(".")[0]
+def test_a_module_imports_only_rooms_that_the_table_allows(module: str) -> None:
+    room = module.partition(".")[0]
 
-    others = {name.partition(".")[0] for name in own_imports(module)} - {unit}
-
-    assert others <= MAY_IMPORT[unit]
+    assert rooms_of(own_imports(module)) - {room} <= MAY_IMPORT[room]
 
 
-def test_the_table_names_every_module_and_no_other() -> None:
-    assert {module.partition(".")[0] for module in MODULES} == set(MAY_IMPORT)
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("learning.")])
+def test_a_module_of_learning_imports_only_rooms_that_the_table_allows(module: str) -> None:
+    room, *_ = module.removeprefix("learning.").split(".")
+    others = {name.removeprefix("learning.") for name in own_imports(module) if name.startswith("learning.")}
+
+    assert rooms_of(others) - {room} <= INSIDE_LEARNING[room]
 
 
-def test_the_table_has_no_cycle() -> None:
-    assert len(MAY_IMPORT) == len(list(TopologicalSorter(MAY_IMPORT).static_order()))
+def test_the_tables_name_every_room_and_no_other() -> None:
+    inside = {name.removeprefix("learning.") for name in MODULES if name.startswith("learning.")}
+
+    assert rooms_of(MODULES) == set(MAY_IMPORT)
+    assert rooms_of(inside) == set(INSIDE_LEARNING)
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -221,11 +176,11 @@ def test_learning_knows_neither_sql_nor_http() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("app.serve", "tensorflow keras polars alembic onnx"),
-        ("app.worker", "tensorflow keras polars fastapi uvicorn"),
-        ("app.ingest_child", "tensorflow keras sqlalchemy dbos fastapi onnxruntime"),
+        ("app.server.main", "tensorflow keras polars alembic onnx"),
+        ("app.jobs.worker", "tensorflow keras polars fastapi uvicorn"),
+        ("app.ingest.parser_child", "tensorflow keras sqlalchemy dbos fastapi onnxruntime"),
         ("app.client", "fastapi sqlalchemy dbos numpy pydantic"),
-        ("app.cli", "fastapi sqlalchemy dbos numpy httpx onnxruntime"),
+        ("app.cli.main", "fastapi sqlalchemy dbos numpy httpx onnxruntime"),
     ],
 )
 def test_importing_a_process_leaves_heavy_libraries_out(module: str, absent: str) -> None:

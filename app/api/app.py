@@ -11,25 +11,15 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import iter_route_contexts
 
 from app import __version__
-from app.api import (
-    datasets,
-    docs,
-    jobs,
-    keys,
-    model_repository,
-    models,
-    open_inference,
-    ops,
-    predictions,
-    problems,
-    tensorflow_serving,
-)
-from app.api.access import PUBLIC, authorize, is_public, needed
-from app.api.edge import LOOPBACK_HOSTS, Edge
-from app.api.plain_errors import PlainError, is_plain
+from app.api import datasets, docs, jobs, keys, models, operations, predictions
+from app.api.auth import PUBLIC, authorize, is_public, needed
+from app.api.protocols import model_repository, open_inference, tensorflow_serving
 from app.api.schemas import AliasIn, DatasetOut, DatasetPatch, JobOut, KeyIn, ModelOut, PredictionOut
-from app.api.tally import Tally
+from app.http import problems
+from app.http.gate import LOOPBACK_HOSTS, Edge
+from app.http.protocol_errors import PlainError, is_plain
 from app.learning.spec import TrainSpec
+from app.metrics.request_durations import Tally
 from app.wiring import Services
 
 DESCRIPTION = """
@@ -58,7 +48,7 @@ def create_app(given: Services, lifespan: Lifespan | None = None, tally: Tally |
         "logs": False,
         "operation_spans": False,
         "auto_configure": False,
-        "meter_provider": ops.open_meter(given, tally or Tally()),
+        "meter_provider": operations.open_meter(given, tally or Tally()),
     }
     app = FastAPI(
         title="fitserve",
@@ -77,7 +67,7 @@ def create_app(given: Services, lifespan: Lifespan | None = None, tally: Tally |
     app.state.services = given
     # the address of all statistics is that of a model, too
     protocols = (tensorflow_serving, model_repository, open_inference)
-    for rooms in (datasets, models, jobs, predictions, *protocols, keys, ops, docs):
+    for rooms in (datasets, models, jobs, predictions, *protocols, keys, operations, docs):
         app.include_router(rooms.router)
     problems.install(app)
     document = _openapi(app)

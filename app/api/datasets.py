@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 
-from app.admission import Lane
-from app.api.bodies import MULTIPART, media_type, spool, staging
 from app.api.deps import After, Given, Limit, json_body, json_request
-from app.api.problems import documented
+from app.api.request_body import MULTIPART, media_type, spool, staging
 from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
-from app.datasets import Dataset, Parsed
 from app.errors import Invalid, TooLarge, UnsupportedMedia
-from app.learning.table import load
+from app.http.problems import documented
+from app.learning.tables.table import load
+from app.records.datasets import Dataset, Parsed
+from app.serving.admission import Lane
 from app.storage.blobs import sha256_of
 from app.wiring import Services
 

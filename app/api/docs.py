@@ -11,7 +11,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from starlette.responses import FileResponse
 
-from app.api.access import PUBLIC
+from app.api.auth import PUBLIC
 from app.errors import NotFound
 
 #: for every page of our own; Swagger UI works under it, as it sets styles through the CSSOM only
@@ -19,7 +19,7 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-#: for every file of our own pages; `app.api.edge` adds what every answer has
+#: for every file of our own pages; `app.http.gate` adds what every answer has
 PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
 _CACHE_SECONDS = 3600
 _STATIC = Path(__file__).parent / "static"

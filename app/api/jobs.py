@@ -15,16 +15,16 @@ from fastapi import Path as PathParameter
 from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import ValidationError
 
-from app.api.bodies import spool, staging
 from app.api.datasets import keep, read
 from app.api.deps import After, Given, Limit, ModelName, negotiate, require_json
-from app.api.problems import documented, invalid
+from app.api.request_body import spool, staging
 from app.api.schemas import DryRun, EventPage, JobOut, JobPage
-from app.datasets import Dataset, Parsed
 from app.errors import Invalid, Overloaded
-from app.jobs import Job
+from app.http.problems import documented, invalid
+from app.jobs.submit import prepare, tell
 from app.learning.spec import TrainSpec
-from app.training import prepare, tell
+from app.records.datasets import Dataset, Parsed
+from app.records.jobs import Job
 from app.wiring import Services, job_limits
 
 router = APIRouter(prefix="/api/v1", tags=["Jobs"])

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Path as PathParameter
 
-from app.api.bodies import staging
 from app.api.deps import After, Given, Limit, ModelName, Number, json_body, json_request
-from app.api.problems import documented
+from app.api.request_body import staging
 from app.api.schemas import AliasHistory, AliasIn, ModelOut, ModelPage, VersionOut
-from app.api.version_document import describe
+from app.api.version_openapi import describe
 from app.errors import Conflict, Corrupt
-from app.export import Form, export_version
-from app.registry import Ref
+from app.http.problems import documented
+from app.records.registry import Ref
+from app.serving.export import Form, export_version
 
 router = APIRouter(prefix="/api/v1/models", tags=["Models"])
 

@@ -10,19 +10,19 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.api.access import require
-from app.api.answers import ARROW, NPZ, WRITERS
-from app.api.bodies import MULTIPART, media_type, read_body, staging
+from app.api.auth import require
 from app.api.datasets import FORMATS, UPLOAD_BODY, receive
 from app.api.deps import Given, ModelRef, negotiate
-from app.api.problems import documented
+from app.api.request_body import MULTIPART, media_type, read_body, staging
 from app.api.schemas import Evaluation, PredictionOut, SliceFigures
 from app.errors import Invalid, TooLarge, UnsupportedMedia
-from app.inference import Loaded, Prediction
-from app.learning.rows import decode
-from app.learning.table import load
-from app.registry import Ref
-from app.statistics import Stopwatch
+from app.http.answers import ARROW, NPZ, WRITERS
+from app.http.problems import documented
+from app.learning.requests.prediction_rows import decode
+from app.learning.tables.table import load
+from app.metrics.version_usage import Stopwatch
+from app.records.registry import Ref
+from app.serving.predictor import Loaded, Prediction
 from app.wiring import Services
 
 router = APIRouter(prefix="/api/v1/models", tags=["Predictions"])

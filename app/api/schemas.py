@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.datasets import Dataset
-from app.jobs import Job
-from app.keys import Scope
-from app.learning.table import Kind
-from app.registry import Model, Version
+from app.learning.tables.table import Kind
+from app.records.datasets import Dataset
+from app.records.jobs import Job
+from app.records.keys import Scope
+from app.records.registry import Model, Version
 
 Label = bool | int | float | str
 

@@ -26,9 +26,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from app.errors import Corrupt
-from app.learning.encoder import Encoder
-from app.learning.network import Architecture
-from app.learning.table import Label
+from app.learning.encoding.encoder import Encoder
+from app.learning.network.architecture import Architecture
+from app.learning.tables.table import Label
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ from alembic.util.exc import CommandError
 from dbos import DBOS
 
 from app.errors import Unavailable
-from app.storage.db import Database
+from app.storage.database import Database
 
 #: an arbitrary number of our own
 _LOCK = 3_141_592_653

@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from app.client import Job
-from tests.api.wire import check_problem, connect, head, read_answer
 from tests.conftest import Start
 from tests.processes import until
 from tests.service import Service
+from tests.wire import check_problem, connect, head, read_answer
 
 TABLE = b"a,y\n1,p\n2,q\n3,p\n4,q\n"
 UPLOAD, CSV, JSON = "/api/v1/datasets", "Content-Type: text/csv", "Content-Type: application/json"

@@ -14,17 +14,17 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from app.api.access import POLICY, needed
 from app.api.app import create_app
-from app.config import Settings
-from app.keys import Keys
-from app.serve import _give_key
-from app.training import Rooms
+from app.api.auth import POLICY, needed
+from app.jobs.submit import Rooms
+from app.records.keys import Keys
+from app.server.main import _give_key
+from app.settings import Settings
 from app.wiring import open_services
-from tests.api.conftest import KEY, listed
 from tests.api.test_statuses import prepare
-from tests.api.wire import JSON, check_problem, exchange, head
 from tests.conftest import Start
+from tests.shared_services import KEY, listed
+from tests.wire import JSON, check_problem, exchange, head
 
 PUBLIC = {"/livez", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/favicon.ico"}
 OWN = {"name": "iris", "ref": "iris", "n": "1", "alias": "best", "format": "weights"}

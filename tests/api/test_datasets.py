@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.api.conftest import listed
-from tests.api.wire import CSV, JSON, check_problem
+from tests.shared_services import listed
+from tests.wire import CSV, JSON, check_problem
 
 FIELDS = {
     "id",

@@ -12,7 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from app.api import docs
-from tests.api.wire import check_problem, exchange, head
+from tests.wire import check_problem, exchange, head
 
 STATIC = Path(docs.__file__).parent / "static"
 VENDORED = STATIC / "vendor" / "swagger-ui"

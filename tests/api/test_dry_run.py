@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from app.client import Client
-from tests.api.conftest import listed
-from tests.api.wire import JSON, check_problem
 from tests.service import Service
+from tests.shared_services import listed
+from tests.wire import JSON, check_problem
 
 PATH = "/api/v1/models/dry/train"
 FIELDS = {

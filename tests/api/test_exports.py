@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from app.client import Job
-from tests.api.wire import check_problem
 from tests.service import Service
+from tests.wire import check_problem
 
 # Keras's own saving code reads TensorFlow's variables in a way that NumPy will not go on to support
 pytestmark = [
@@ -201,4 +201,4 @@ def test_an_export_leaves_nothing_behind_and_what_is_no_version_none(
         check_problem(http.get(f"/api/v1/models/{path}/export", params={"format": "onnx"}), status)
 
     assert [] == [path for path in (service.data_dir / "staging").iterdir() if path.name.startswith("request")]
-    assert [] == service.find("app.export_child")
+    assert [] == service.find("app.serving.export_child")

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from app.client import Job
-from tests.api.conftest import listed
-from tests.api.wire import check_problem
+from tests.shared_services import listed
+from tests.wire import check_problem
 
 FIELDS = {
     *("id", "kind", "model", "status", "terminal", "queue_position", "attempt", "device", "loop", "spec", "dataset"),

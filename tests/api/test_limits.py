@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.api.conftest import listed
-from tests.api.wire import CSV, JSON, check_problem
 from tests.conftest import Start
+from tests.shared_services import listed
+from tests.wire import CSV, JSON, check_problem
 
 UPLOAD = "/api/v1/datasets"
 NPZ = {"Content-Type": "application/x-npz"}

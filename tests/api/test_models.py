@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.client import Job
-from tests.api.wire import JSON, check_problem
+from tests.wire import JSON, check_problem
 
 MODEL_FIELDS = {"name", "default_version", "latest_version", "versions", "aliases", "created_at"}
 VERSION_FIELDS = {

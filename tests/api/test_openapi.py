@@ -13,7 +13,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from app.client import Client
-from tests.api.wire import check_problem, is_plain
+from tests.wire import check_problem, is_plain
 
 MODEL = "documented"
 Operation = tuple[str, str, dict[str, Any]]

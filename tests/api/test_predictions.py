@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from app.client import Client, Job
-from tests.api.conftest import LABELS
-from tests.api.wire import CSV, JSON, check_problem
 from tests.conftest import PENGUINS
+from tests.shared_services import LABELS
+from tests.wire import CSV, JSON, check_problem
 
 RECORDS = [
     {"island": "Biscoe", "bill_length_mm": 50.4, "flipper_length_mm": 222, "body_mass_g": 5750, "sex": "male"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from app.client import Client, Job
-from tests.api.wire import check_problem
+from tests.wire import check_problem
 
 
 def test_deletes_need_force_where_an_alias_points(http: httpx.Client, client: Client, labelled: Job) -> None:

@@ -24,8 +24,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.api.wire import is_plain
 from tests.service import Service
+from tests.wire import is_plain
 
 #: for each operation, right and wrong, with places from nowhere and with those that there are
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "4"))

@@ -16,16 +16,16 @@ import httpx
 import pytest
 
 from app.api.app import create_app
-from app.config import Settings
-from app.keys import Keys
-from app.training import Rooms
+from app.jobs.submit import Rooms
+from app.records.keys import Keys
+from app.settings import Settings
 from app.wiring import open_rooms, open_services
-from tests.api.wire import JSON, check_problem, exchange, head, is_plain
 from tests.conftest import Start
 from tests.disks import fill
-from tests.records import add_dataset, submit, train
+from tests.server.test_main import small_disk
 from tests.service import Service
-from tests.test_serve import small_disk
+from tests.stored_rows import add_dataset, submit, train
+from tests.wire import JSON, check_problem, exchange, head, is_plain
 
 LIMITS = {"workers": "0", "body_seconds": "0.3", "max_queued_jobs": "1", "max_streams": "1"}
 LIMITS |= {"max_upload_bytes": "2000", "max_json_bytes": "2000", "max_predict_bytes": "2000"}

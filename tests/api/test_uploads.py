@@ -16,12 +16,12 @@ import pytest
 from backports import zstd
 from fastapi import Request
 
-from app.api.bodies import spool
+from app.api.request_body import spool
 from app.client import Job
 from app.errors import TooLarge
-from tests.api.conftest import listed
-from tests.api.wire import CSV, JSON, check_problem, exchange, head
 from tests.service import Service
+from tests.shared_services import listed
+from tests.wire import CSV, JSON, check_problem, exchange, head
 
 UPLOAD = "/api/v1/datasets"
 TABLE = b"a,y\n1,p\n2,q\n3,p\n"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.client import Client, Job
-from tests.api.wire import check_problem
+from tests.wire import check_problem
 
 PATH = "/api/v1/models/versioned"
 ROWS = {"x": [[0.25, 3], [5.5, 20]]}

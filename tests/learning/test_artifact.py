@@ -14,8 +14,8 @@ from safetensors.numpy import save
 
 from app.errors import Corrupt
 from app.learning.artifact import FILES, MANIFEST, Artifact, read, weights_sha256, write
-from app.learning.encoder import Encoder, Input
-from app.learning.network import Architecture, Dense
+from app.learning.encoding.encoder import Encoder, Input
+from app.learning.network.architecture import Architecture, Dense
 
 ARCHITECTURE = Architecture(2, (Dense(3, "relu"), Dense(2, "softmax")))
 WEIGHTS = {

@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from app.errors import Invalid, TooLarge
-from app.learning.resolve import Limits, Resolved, adopt, resolve
 from app.learning.spec import Features, Layer, TrainSpec, count_parameters
-from app.learning.table import Column
+from app.learning.tables.table import Column
+from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
 
 ROWS = 300
 LIMITS = Limits(classes=10, features=100, parameters=100_000, seconds=3600)

@@ -21,7 +21,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from app.errors import Invalid, StorageFull, Unavailable
-from app.storage.db import STAMP_SECONDS, Database, events, metadata, models, new_id, now, page, workers
+from app.storage.database import STAMP_SECONDS, Database, events, metadata, models, new_id, now, page, workers
 from app.storage.migrate import migrate
 from tests.service import ROOT
 
@@ -155,7 +155,7 @@ def test_concurrent_writers_lose_no_update(database: Database) -> None:
 
 _HALF = """
 import sys, time, sqlalchemy as sa
-from app.storage.db import STAMP_SECONDS, Database, models
+from app.storage.database import STAMP_SECONDS, Database, models
 with Database(sys.argv[1]).write() as connection:
     connection.execute(sa.insert(models).values(name="half", latest_version=1, created_at="now"))
     print("written", flush=True)
@@ -304,7 +304,7 @@ def test_sqlite_has_a_rollback_journal_and_checks_references(database: Database,
 
 _LOOK_AT_POOLS = """
 import sqlalchemy as sa
-from app.cli import main
+from app.cli.main import main
 pools = []
 def look(connection):
     if connection.engine.pool not in pools:

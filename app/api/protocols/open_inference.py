@@ -1,0 +1,156 @@
+"""The Open Inference Protocol (V2), which KServe, Triton and MLServer speak: the server, its models, and inference.
+
+Source: Open Inference Protocol, inference_rest.md; Triton's http_server.cc; KServe, protocol/rest/v2_endpoints.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app import __version__
+from app.api.deps import Given
+from app.api.protocols.predict import Turn, answer
+from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
+from app.errors import Invalid, NotReady
+from app.http.protocol_errors import OPEN_INFERENCE, documented_plainly
+from app.learning.requests.open_inference import LABEL, PROBABILITIES, Answer, read_infer, write_infer
+from app.learning.tables.table import spell
+
+router = APIRouter(prefix=OPEN_INFERENCE, tags=["Open Inference Protocol"])
+
+WAYS = (MODEL, NUMBER)
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
+#: by the kind of a column; numbers of any datatype are taken
+DATATYPES = {"numeric": "FP64", "boolean": "BOOL", "categorical": "BYTES"}
+_JSON_LENGTH = "Inference-Header-Content-Length"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_INFER_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {"type": "object"},
+            "examples": {
+                "columns": {
+                    "value": {
+                        "inputs": [
+                            {"name": "length", "datatype": "FP64", "shape": [2], "data": [181, 217]},
+                            {"name": "weight", "datatype": "FP64", "shape": [2], "data": [3750, None]},
+                        ]
+                    }
+                },
+                "matrix": {
+                    "value": {
+                        "id": "1",
+                        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [[181, 3750]]}],
+                        "outputs": [{"name": "probabilities", "parameters": {"classification": 1}}],
+                    }
+                },
+            },
+        },
+        "application/octet-stream": _BINARY,
+    },
+}
+
+
+@router.get("", summary="Get the server's metadata", responses=documented_plainly())
+async def get_server() -> dict[str, Any]:
+    """Give the name, the version and the extensions of the protocol that are spoken."""
+    return {"name": "fitserve", "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+@router.get("/health/live", summary="Is the server alive?", responses=documented_plainly())
+async def get_live() -> dict[str, bool]:
+    """Answer from the event loop alone."""
+    return {"live": True}
+
+
+@router.get("/health/ready", summary="Does the server serve?", responses=documented_plainly())
+async def get_ready(given: Given) -> dict[str, bool]:
+    """Answer 200 from the end of start-up until draining begins."""
+    if given.is_draining:
+        raise NotReady("The service is stopping.")
+    # the specification's text says live, and its clients read ready
+    return {"live": True, "ready": True}
+
+
+@router.get("/models", summary="List models", responses=documented_plainly())
+def list_served(given: Given) -> dict[str, list[str]]:
+    """Give the names of all models, as KServe does."""
+    return {"models": [model.name for model in every_model(given.rooms.registry)]}
+
+
+@each_way(router, "GET", "", WAYS, summary="Get a model's metadata", responses=documented_plainly(400, 404))
+def get_served(request: Request, given: Given) -> dict[str, Any]:
+    """Give the inputs, one for each column, and the outputs of a version, and which versions there are."""
+    version = given.rooms.registry.resolve(named(request))
+    model = given.rooms.registry.get(version.model)
+    classes = len(version.document["classes"])
+    return {
+        "name": version.model,
+        "versions": [str(each.version) for each in reversed(model.versions)],
+        "platform": "keras",
+        "inputs": [
+            {"name": each["name"], "datatype": DATATYPES[each["kind"]], "shape": [-1]}
+            for each in version.document["inputs"]
+        ],
+        "outputs": [
+            {"name": LABEL, "datatype": "BYTES", "shape": [-1]},
+            {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, classes]},
+        ],
+    }
+
+
+@each_way(router, "GET", "/ready", WAYS, summary="Is a model ready?", responses=documented_plainly(400, 404))
+def get_served_ready(request: Request, given: Given) -> dict[str, Any]:
+    """Load a version where it is not in memory, and answer 200 where it can be asked; 503 where it is damaged."""
+    loaded = given.model_cache.get(named(request))
+    return {"name": loaded.version.model, "ready": True}
+
+
+@each_way(
+    router,
+    "POST",
+    "/infer",
+    WAYS,
+    response_class=Response,
+    summary="Infer",
+    responses=documented_plainly(400, 404, 408, 413, 415)
+    | {
+        200: {
+            "description": "The label and the probabilities of each row, or the outputs that were asked for.",
+            "content": {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": _BINARY},
+        }
+    },
+    openapi_extra={"requestBody": _INFER_BODY},
+)
+async def infer(request: Request, given: Given) -> Response:
+    """Classify rows: a tensor of shape [rows] or [rows, 1] for each column, or one of [rows, columns] of any other name.
+
+    Tensors are JSON, or bytes after it as `Inference-Header-Content-Length` says; `null` and NaN are missing. Outputs are
+    `label` (BYTES) and `probabilities` (FP32, or with `classification: k` the k best as `value:index:label`).
+    """
+    given_length = request.headers.get(_JSON_LENGTH)
+    if given_length is not None and not (given_length.isascii() and given_length.isdigit() and len(given_length) < 16):
+        raise Invalid.at((_JSON_LENGTH,), f"Expected {_JSON_LENGTH} to be a number of bytes.")
+    json_bytes = None if given_length is None else int(given_length)
+
+    def work(turn: Turn, body: bytes) -> tuple[bytes, int | None]:
+        return _infer(turn, body, json_bytes)
+
+    body, length = await answer(request, given, work)
+    if length is None:
+        return Response(body, media_type="application/json")
+    return Response(body, headers={_JSON_LENGTH: str(length)}, media_type="application/octet-stream")
+
+
+def _infer(turn: Turn, body: bytes, json_bytes: int | None) -> tuple[bytes, int | None]:
+    asked = read_infer(body, json_bytes, turn.columns)
+    found = turn.compute(asked.rows)
+    classes = [spell(label) for label in found.classes]
+    labels = [classes[i] for i in found.probabilities.argmax(axis=1).tolist()]
+    version = turn.loaded.version
+    head = {"model_name": version.model, "model_version": str(version.version)}
+    head |= {} if asked.id is None else {"id": asked.id}
+    return write_infer(Answer(labels, found.probabilities, classes), asked.outputs, head)

@@ -1,0 +1,163 @@
+"""TensorFlow Serving's REST API, and KServe's V1 protocol on the same paths.
+
+Source: TensorFlow Serving, g3doc/api_rest.md and model_servers/http_rest_api_util.cc; KServe, protocol/rest/v1_endpoints.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from app.api.deps import Given
+from app.api.protocols.predict import Turn, answer
+from app.api.protocols.version_paths import LABEL, MODEL, NUMBER, each_way, every_model, named
+from app.errors import Invalid
+from app.http.protocol_errors import TENSORFLOW_SERVING, documented_plainly
+from app.learning.requests.json_with_nan import load_loose_json
+from app.learning.requests.tensorflow_serving import SIGNATURE, read_examples, read_predict
+from app.learning.tables.table import spell
+from app.records.registry import Version
+from app.wiring import Services
+
+router = APIRouter(prefix=TENSORFLOW_SERVING, tags=["TensorFlow Serving"])
+
+WAYS = (MODEL, NUMBER, LABEL)
+#: by the kind of a column
+_TYPES = {"numeric": "DT_DOUBLE", "boolean": "DT_BOOL", "categorical": "DT_STRING"}
+_ASKED = (400, 404, 408, 413, 415)
+
+
+def _takes(**examples: Any) -> dict[str, Any]:
+    shown = {name: {"value": value} for name, value in examples.items()}
+    content = {"application/json": {"schema": {"type": "object"}, "examples": shown}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _gives(*keys: str) -> dict[int | str, dict[str, Any]]:
+    schema = {"type": "object", "properties": {key: {"type": "array"} for key in keys}}
+    return {200: {"description": "An answer for each row.", "content": {"application/json": {"schema": schema}}}}
+
+
+@each_way(
+    router,
+    "POST",
+    ":predict",
+    WAYS,
+    response_class=Response,
+    summary="Predict",
+    responses=documented_plainly(*_ASKED) | _gives("predictions", "outputs"),
+    openapi_extra=_takes(
+        rows={"instances": [[181, 3750], [217, None]]},
+        records={"instances": [{"length": 181, "weight": 3750}]},
+        columns={"inputs": {"length": [181, 217], "weight": [3750, 5200]}},
+    ),
+)
+async def predict_instances(request: Request, given: Given) -> Response:
+    """Give a list of probabilities for each row: `predictions` for `instances`, `outputs` for `inputs`.
+
+    A row is a list in the order of the model's columns, an object, or for a model of one column a value. `null` and NaN are
+    missing. The Content-Type is not looked at.
+    """
+    return _json(await answer(request, given, _predict))
+
+
+def _predict(turn: Turn, body: bytes) -> bytes:
+    rows, key = read_predict(load_loose_json(body), turn.columns)
+    return _dump({key: turn.compute(rows).probabilities})
+
+
+@each_way(
+    router,
+    "POST",
+    ":classify",
+    WAYS,
+    response_class=Response,
+    summary="Classify",
+    responses=documented_plainly(*_ASKED) | _gives("results"),
+    openapi_extra=_takes(examples={"context": {"weight": 3750}, "examples": [{"length": 181}, {"length": 217}]}),
+)
+async def classify_examples(request: Request, given: Given) -> Response:
+    """Give `results`: for each example each class as a text with its probability, in the order of the model's classes."""
+    return _json(await answer(request, given, _classify))
+
+
+def _classify(turn: Turn, body: bytes) -> bytes:
+    found = turn.compute(read_examples(load_loose_json(body), turn.columns))
+    classes = [spell(label) for label in found.classes]
+    return _dump({"results": [list(zip(classes, row, strict=True)) for row in found.probabilities]})
+
+
+@each_way(
+    router,
+    "POST",
+    ":regress",
+    WAYS,
+    summary="Regress",
+    responses=documented_plainly(400, 404) | _gives("results"),
+)
+def regress_examples(request: Request, given: Given) -> None:
+    """Answer 400: every model here is a classifier."""
+    given.rooms.registry.resolve(named(request))
+    raise Invalid("Expected :predict or :classify; every model here is a classifier.")
+
+
+@router.get("/models", summary="List models", responses=documented_plainly())
+def list_names(given: Given) -> dict[str, list[str]]:
+    """Give the names of all models, as KServe's V1 protocol does; TensorFlow Serving has no such list."""
+    return {"models": [model.name for model in every_model(given.rooms.registry)]}
+
+
+@each_way(router, "GET", "/metadata", WAYS, summary="Get a version's signature", responses=documented_plainly(400, 404))
+def get_signature(request: Request, given: Given) -> dict[str, Any]:
+    """Give the inputs, one for each column, and the output of a version."""
+    version = given.rooms.registry.resolve(named(request))
+    inputs = {each["name"]: _tensor(each["name"], _TYPES[each["kind"]], -1) for each in version.document["inputs"]}
+    outputs = {"probabilities": _tensor("probabilities", "DT_FLOAT", -1, len(version.document["classes"]))}
+    signature = {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
+    return {
+        "model_spec": {"name": version.model, "signature_name": "", "version": str(version.version)},
+        # named twice: the message of that name has a field of that name
+        "metadata": {"signature_def": {"signature_def": {SIGNATURE: signature}}},
+    }
+
+
+def _tensor(name: str, dtype: str, *sizes: int) -> dict[str, Any]:
+    shape = {"dim": [{"size": str(size), "name": ""} for size in sizes], "unknown_rank": False}
+    return {"dtype": dtype, "tensor_shape": shape, "name": f"{SIGNATURE}_{name}:0"}
+
+
+@each_way(router, "GET", "", (NUMBER, LABEL), summary="Get a version's status", responses=documented_plainly(400, 404))
+def get_version_status(request: Request, given: Given) -> dict[str, Any]:
+    """Say whether a version answers: it is loaded when it is first asked."""
+    return _status(given, [given.rooms.registry.resolve(named(request))])
+
+
+@each_way(router, "GET", "", (MODEL,), summary="Get a model's status", responses=documented_plainly(400, 404))
+def get_model_status(request: Request, given: Given) -> dict[str, Any]:
+    """Say whether each version answers, newest first, and as KServe's V1 protocol does whether the model is ready."""
+    model = given.rooms.registry.get(named(request).model)
+    default = [version for version in model.versions if version.version == model.default_version]
+    is_ready = any(not given.model_cache.is_broken(version) for version in default)
+    return {"name": model.name, "ready": is_ready, **_status(given, model.versions)}
+
+
+def _status(given: Services, versions: Iterable[Version]) -> dict[str, Any]:
+    found = []
+    for version in versions:
+        is_broken = given.model_cache.is_broken(version)
+        error = {"error_code": "DATA_LOSS", "error_message": "Its files are damaged."}
+        status = error if is_broken else {"error_code": "OK", "error_message": ""}
+        state = "END" if is_broken else "AVAILABLE"
+        found.append({"version": str(version.version), "state": state, "status": status})
+    return {"model_version_status": found}
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

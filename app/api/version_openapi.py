@@ -1,0 +1,104 @@
+"""An OpenAPI document of one version: its real columns, categories, classes and an example that works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app import __version__
+from app.records.registry import Version
+
+
+def describe(version: Version) -> dict[str, Any]:
+    """Describe how to ask this version, as OpenAPI 3.1; the example is made up of what training saw, and is no row of it."""
+    ref = f"{version.model}@{version.version}"
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"{ref}: {version.document['spec']['target']}",
+            "version": str(version.version),
+            "description": _text(version),
+        },
+        "servers": [{"url": "../../../../../../"}],
+        "security": [{"bearer": []}],
+        "paths": {f"/api/v1/models/{ref}/predict": {"post": _predict(version)}},
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(version),
+        },
+    }
+
+
+def _predict(version: Version) -> dict[str, Any]:
+    records = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Row"}}
+    body: dict[str, Any] = {
+        "schema": {"type": "object", "required": ["records"], "properties": {"records": records}},
+        "example": {"records": [{each["name"]: _value(each) for each in version.document["inputs"]}]},
+    }
+    return {
+        "operationId": "predict",
+        "summary": f"Predict {version.document['spec']['target']}",
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {
+            "200": {
+                "description": "One prediction for each record.",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Prediction"}}},
+            },
+            "422": {"description": "A value is of the wrong type; the answer names row and column."},
+        },
+    }
+
+
+def _schemas(version: Version) -> dict[str, Any]:
+    classes = list(version.document["classes"])
+    probabilities = {
+        "type": "array",
+        "minItems": len(classes),
+        "maxItems": len(classes),
+        "items": {"type": "number", "minimum": 0, "maximum": 1},
+    }
+    return {
+        "Row": {
+            "type": "object",
+            "properties": {each["name"]: _cell(each) for each in version.document["inputs"]},
+            "required": [each["name"] for each in version.document["inputs"] if each["missing"] == "error"],
+        },
+        "Label": {"enum": classes},
+        "Prediction": {
+            "type": "object",
+            "required": ["model", "version", "classes", "predictions", "probabilities", "warnings"],
+            "properties": {
+                "model": {"const": version.model},
+                "version": {"const": version.version},
+                "classes": {"const": classes},
+                "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Label"}},
+                "probabilities": {"type": "array", "items": probabilities},
+                "warnings": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+    }
+
+
+def _text(version: Version) -> str:
+    validation = (version.document["metrics"]["validation"] or {}).get("accuracy")
+    figure = "" if validation is None else f" Its accuracy on held-out rows was {validation:.4f}."
+    return f"Made {version.created_at} by job {version.job_id}; it never changes.{figure} Served by fitserve {__version__}."
+
+
+def _cell(each: dict[str, Any]) -> dict[str, Any]:
+    """Describe what a column takes; a category that is not listed is answered too, with a warning."""
+    missing = [{"type": "null"}] if each["missing"] == "impute" else []
+    if each["kind"] == "categorical":
+        other = {"type": ["string", "number", "boolean"], "description": "Any other is answered too, with a warning."}
+        return {"anyOf": [{"enum": each["categories"]}, other, *missing]}
+    if each["kind"] == "boolean":
+        return {"anyOf": [{"type": "boolean"}, *missing]}
+    return {
+        "anyOf": [{"type": "number"}, *missing],
+        "description": f"Seen in training: {each['min']:g} to {each['max']:g}.",
+    }
+
+
+def _value(each: dict[str, Any]) -> Any:
+    if each["kind"] == "categorical":
+        return next(iter(each["categories"]), None)
+    return True if each["kind"] == "boolean" else each["min"] / 2 + each["max"] / 2

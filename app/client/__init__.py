@@ -1,0 +1,41 @@
+"""The Python client. It imports nothing else of fitserve."""
+
+from app.client.client import (
+    ApiError,
+    Client,
+    Conflict,
+    ConnectionFailed,
+    Dataset,
+    FitserveError,
+    Invalid,
+    Job,
+    JobCancelled,
+    JobFailed,
+    NotFound,
+    Overloaded,
+    Prediction,
+    TimedOut,
+    TooLarge,
+    Unauthorized,
+    UploadFailed,
+)
+
+__all__ = [
+    "ApiError",
+    "Client",
+    "Conflict",
+    "ConnectionFailed",
+    "Dataset",
+    "FitserveError",
+    "Invalid",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "NotFound",
+    "Overloaded",
+    "Prediction",
+    "TimedOut",
+    "TooLarge",
+    "Unauthorized",
+    "UploadFailed",
+]

@@ -1,0 +1,60 @@
+"""From a child's events to its job's row. Knows neither the child nor what becomes of the job."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from app.errors import StorageFull, Unavailable
+from app.jobs.submit import Rooms
+from app.records.jobs import Claim
+
+logger = logging.getLogger(__name__)
+
+#: progress is committed at most this often
+REPORT_SECONDS = 0.25
+
+
+class Relay:
+    """Gathers a child's events and commits them a few times a second."""
+
+    def __init__(self, rooms: Rooms, claim: Claim) -> None:
+        self._rooms = rooms
+        self._claim = claim
+        self._news: list[dict[str, Any]] = []
+        self._progress: dict[str, Any] | None = None
+        self._facts: dict[str, Any] = {}
+        self._flushed = 0.0
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Take one event; of progress and of facts the last one counts, of the others each."""
+        if event["type"] == "progress":
+            self._progress = {name: value for name, value in event.items() if name != "type"}
+        elif event["type"] in ("device", "loop", "settled"):
+            self._facts |= {name: value for name, value in event.items() if name != "type"}
+        elif event["type"] != "ready":
+            self._news.append(event)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for the next commit."""
+        return time.monotonic() - self._flushed >= REPORT_SECONDS
+
+    async def flush(self) -> bool:
+        """Commit what there is; False when the claim is void and the child is to be dropped."""
+        self._flushed = time.monotonic()
+        try:
+            is_held = await asyncio.to_thread(self._write)
+        except (StorageFull, Unavailable):
+            logger.warning("progress not written", extra={"job_id": self._claim.job_id}, exc_info=True)
+            return True
+        self._news, self._progress, self._facts = [], None, {}
+        return is_held
+
+    def _write(self) -> bool:
+        jobs = self._rooms.jobs
+        if not (self._news or self._facts or self._progress):
+            return jobs.is_held(self._claim)
+        return jobs.report(self._claim, self._news, self._progress, self._facts)

@@ -1,0 +1,51 @@
+"""JSON as Python, TensorFlow and RapidJSON write it: a bare NaN is read as null. Knows not what it holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from app.errors import FitserveError, Invalid, Malformed
+from app.learning.requests.prediction_rows import load_json
+
+
+def load_loose_json(text: bytes) -> dict[str, Any]:
+    """Read a JSON object in which NaN may stand for a missing number.
+
+    Raises:
+        Malformed: it is not JSON.
+        Invalid: it is no object, or a number in it is infinite.
+    """
+    document = _load(text)
+    if not isinstance(document, dict):
+        raise Invalid("Expected a JSON object.")
+    return document
+
+
+def _load(text: bytes) -> Any:
+    try:
+        return load_json(text, "JSON")
+    except FitserveError:
+        if b"NaN" not in text and b"Infinity" not in text:
+            raise
+        return load_json(_strict(text), "JSON")
+
+
+def _strict(text: bytes) -> str:
+    """Write it again as strict JSON, which is then read by the same rules as any other."""
+    try:
+        document = json.loads(text, parse_constant=_constant)
+        return json.dumps(document, allow_nan=False)
+    except RecursionError as error:
+        raise Malformed("Expected JSON of less depth.") from error
+    except UnicodeDecodeError as error:
+        raise Malformed("Expected JSON in UTF-8.") from error
+    except ValueError as error:
+        # where a number such as 1e999 became infinite, or has too many digits to be read
+        kind = Malformed if isinstance(error, json.JSONDecodeError) else Invalid
+        raise kind(f"Expected JSON with finite numbers: {error}.") from error
+
+
+def _constant(name: str) -> None:
+    if name != "NaN":
+        raise Invalid("Expected finite numbers, got an infinite one.")

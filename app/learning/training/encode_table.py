@@ -1,0 +1,108 @@
+"""Rows of a table to encoded examples, in memory or, where they would not fit, in files. Knows neither Keras nor jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.learning.encoding.cell_warnings import Faults
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.read_cells import table_cells
+from app.learning.tables.table import TableFile
+from app.learning.training.batches import Examples, Source, StoredExamples, empty_rows
+
+#: of cells in float64 that are read and encoded at once
+READ_BYTES = 32 * 1024**2
+#: what is used of the memory by one window of rows on disk; one more is read meanwhile, and each is copied once
+WINDOW_SHARE = 8
+LARGEST_WINDOW_BYTES = 256 * 1024**2
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a table that are to be examples.
+
+    Args:
+        rows: their indices, ascending (n,).
+        y: their class indices, int32 (n,).
+        weight: their weights in the loss, float32 (n,), or None.
+    """
+
+    rows: NDArray[np.intp]
+    y: NDArray[np.int32]
+    weight: NDArray[np.float32] | None = None
+
+
+def encode_parts(
+    table: TableFile, encoder: Encoder, parts: Sequence[Part], *, memory_bytes: int, folder: Path
+) -> list[Source]:
+    """Encode rows of a table, which is read once, some rows at a time.
+
+    Args:
+        memory_bytes: where the encoded rows, and the copy that a GPU has, take more, they go to files.
+        folder: where those are made; they are of use as long as it is there.
+
+    Raises:
+        Invalid: a row cannot be encoded; says which and why.
+        OSError: the disk is full.
+    """
+    is_large = 2 * 4 * encoder.width * sum(len(part.rows) for part in parts) > memory_bytes
+    window = min(memory_bytes // WINDOW_SHARE, LARGEST_WINDOW_BYTES)
+    sinks: list[_Sink] = [
+        _File(folder / f"rows-{i}", part, encoder.width, window) if is_large else _Memory(part, encoder.width)
+        for i, part in enumerate(parts)
+    ]
+    # a table with none of the columns has rows nonetheless, as many as any other of its columns
+    names = [each.name for each in encoder.inputs if each.name in table.names] or table.names[:1]
+    size = max(READ_BYTES // (8 * max(len(names), encoder.width)), 1)
+    for start in range(0, table.rows, size):
+        block = table.slice(start, start + size, names)
+        bounds = [np.searchsorted(part.rows, (start, start + size)) for part in parts]
+        if not any(first < last for first, last in bounds):
+            continue
+        faults = Faults(start)
+        x = encoder.encode(table_cells(encoder, block, faults), faults=faults)
+        faults.check()
+        for part, sink, (first, last) in zip(parts, sinks, bounds, strict=True):
+            sink.add(x[part.rows[first:last] - start])
+    return [sink.source() for sink in sinks]
+
+
+class _Sink(Protocol):
+    def add(self, x: NDArray[np.float32]) -> None:
+        """Take the next rows, float32 (m, d)."""
+
+    def source(self) -> Source:
+        """Give all rows that were taken."""
+
+
+class _Memory:
+    def __init__(self, part: Part, width: int) -> None:
+        self._part = part
+        self._x = empty_rows(len(part.rows), width)
+        self._at = 0
+
+    def add(self, x: NDArray[np.float32]) -> None:
+        self._x[self._at : self._at + len(x)] = x
+        self._at += len(x)
+
+    def source(self) -> Source:
+        return Examples(self._x, self._part.y, self._part.weight)
+
+
+class _File:
+    def __init__(self, path: Path, part: Part, width: int, window_bytes: int) -> None:
+        self._path, self._part, self._width, self._window_bytes = path, part, width, window_bytes
+        path.write_bytes(b"")
+
+    def add(self, x: NDArray[np.float32]) -> None:
+        with self._path.open("ab") as file:
+            file.write(np.ascontiguousarray(x).data)
+
+    def source(self) -> Source:
+        return StoredExamples(self._path, self._width, self._part.y, self._window_bytes, self._part.weight)

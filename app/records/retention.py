@@ -1,0 +1,73 @@
+"""How long things are kept that nobody asked to delete. Knows the rooms, and no clock of its own.
+
+Versions, and the data sets that a version or an unfinished job came from, stay until somebody deletes them.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from app.jobs.submit import Rooms
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: what a sweep removes of each kind at most, so that it never holds up the rest for long
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Ages in days after which things go; None keeps them.
+
+    Args:
+        datasets: those that no version and no unfinished job came from, by their upload.
+        events: of jobs that have ended, by the end; the job's own record stays.
+        jobs: records of jobs that have ended, with their events.
+        engine: the durable queue's own rows of jobs that have ended.
+        checkpoints: of jobs that failed or were cancelled, by the end; those of other jobs that have ended go at once.
+    """
+
+    datasets: float | None
+    events: float | None
+    jobs: float | None
+    engine: float | None
+    checkpoints: float | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Policy:
+        """Read the policy from the settings, where 0 keeps for ever."""
+        return cls(
+            datasets=settings.keep_unused_datasets_days or None,
+            events=settings.keep_events_days or None,
+            jobs=settings.keep_jobs_days or None,
+            engine=settings.keep_engine_days or None,
+            checkpoints=settings.keep_checkpoints_days or None,
+        )
+
+
+def sweep(rooms: Rooms, policy: Policy, moment: datetime) -> dict[str, int]:
+    """Remove what is older than the policy keeps it; gives how much of each went."""
+    removed = {"jobs": 0, "events": 0, "engine": 0, "datasets": 0, "checkpoints": 0}
+    if policy.jobs is not None:
+        removed["jobs"] = rooms.jobs.forget(_stamp(moment, policy.jobs), BATCH)
+    if policy.events is not None:
+        removed["events"] = rooms.jobs.forget_events(_stamp(moment, policy.events), BATCH)
+    if policy.engine is not None:
+        removed["engine"] = rooms.jobs.forget_engine_rows(moment - timedelta(days=policy.engine), BATCH)
+    if policy.datasets is not None:
+        removed["datasets"] = rooms.datasets.forget_unused(_stamp(moment, policy.datasets), rooms.jobs, BATCH)
+    # their jobs were there before they were
+    kept = rooms.checkpoints.job_ids()
+    since = "" if policy.checkpoints is None else _stamp(moment, policy.checkpoints)
+    removed["checkpoints"] = rooms.checkpoints.forget_all(kept - rooms.jobs.resumable(since))
+    rooms.datasets.sweep(rooms.jobs)
+    if any(removed.values()):
+        logger.info("swept", extra=removed)
+    return removed
+
+
+def _stamp(moment: datetime, days: float) -> str:
+    return (moment.astimezone(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds").replace("+00:00", "Z")

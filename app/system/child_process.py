@@ -1,0 +1,79 @@
+"""Tie a child process to its parent's life, and a name to a process's. Knows nothing of what any of them does."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import runpy
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterable
+from pathlib import Path
+
+#: of what a child says, in the log if it dies
+SAID_LINES = 40
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that spawned it ends.
+
+    Args:
+        parent: the parent's process id; where it is gone already, this process exits.
+
+    Source: prctl(2); the signal follows the spawning *thread*, so parents spawn from their main one.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def limit_child() -> None:
+    """Give up core files, and ignore the terminal's Ctrl-C, which is the parent's to act on."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def hold(path: Path, who: str) -> int:
+    """Hold a file for this process's life; whoever held it may take a moment to end.
+
+    Raises:
+        SystemExit: another live process has it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    for _ in range(50):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return descriptor
+    raise SystemExit(f"fitserve: {who} runs on the data directory {path.parent} already")
+
+
+async def keep_said(stream: AsyncIterable[bytes], said: deque[str]) -> None:
+    """Keep the last lines that a child says on its standard error: they are no lines of this process's log."""
+    async for line in stream:
+        said.append(line.decode(errors="replace").rstrip()[:500])
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Give the command line of a child of this process that runs a module, tied before it imports anything."""
+    return [sys.executable, "-m", "app.system.child_process", str(os.getpid()), module, *arguments]
+
+
+def main() -> None:
+    """Be a child: `python -m app.system.child_process PARENT_PID MODULE ARGUMENT…`."""
+    parent, module = int(sys.argv[1]), sys.argv[2]
+    die_with_parent(parent)
+    limit_child()
+    del sys.argv[1:3]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The training child: as a real process, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.errors import Invalid
+from app.jobs import training_child
+from app.jobs.worker import Means
+from app.learning import artifact
+from app.learning.encoding.read_cells import records_cells, table_cells
+from app.learning.evaluation import evaluate
+from app.learning.network.architecture import OnnxRuntime
+from app.learning.spec import TrainSpec
+from app.learning.tables.infer_columns import Bounds
+from app.learning.tables.read_csv import parse
+from app.learning.tables.table import Table, load, match_labels
+from app.learning.training.prepare import split
+from app.learning.training.resolve_spec import Limits, resolve
+from app.system.child_process import command
+from tests.service import ROOT
+
+LIMITS = Limits(classes=10, features=100, parameters=1_000_000, seconds=600)
+Request = dict[str, Any]
+
+
+def table(rows: int = 120, seed: int = 0) -> dict[str, list[Any]]:
+    """A table of mixed columns; every tenth label is missing."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 3, rows)
+    return {
+        "size": [None if i % 11 == 3 else float(k + rng.normal(0, 0.3)) for i, k in enumerate(kind)],
+        "place": [None if i % 13 == 5 else f"p{(k + rng.integers(0, 2)) % 3}" for i, k in enumerate(kind)],
+        "is_big": [bool(k == 2) for k in kind],
+        "rank": [None if i % 10 == 9 else int(10 * k) for i, k in enumerate(kind)],
+    }
+
+
+def save(folder: Path, columns: dict[str, list[Any]], name: str = "table") -> Table:
+    (folder / "raw").write_text(json.dumps({"columns": columns}))
+    made = parse(folder / "raw", "json", Bounds(1000, 50), {})
+    made.save(folder / name)
+    return made
+
+
+def prepare(folder: Path, spec: dict[str, Any], columns: dict[str, list[Any]] | None = None) -> Request:
+    """Make a job's request, as the worker does."""
+    made = save(folder, columns or table())
+    asked = TrainSpec.model_validate({"fit": {"epochs": 8}, **spec})
+    resolved = resolve(asked, [c.describe() for c in made.columns], made.rows, made.default_target, LIMITS)
+    return {
+        "job": "job_1",
+        "spec": resolved.document(),
+        "auto": list(resolved.auto),
+        "columns": list(resolved.columns),
+        "table": str(folder / "table"),
+        "validation_table": None,
+        "folder": str(folder),
+        "memory_bytes": 2**30,
+        "checkpoint_seconds": 5.0,
+        "compiled": str(folder / "compiled"),
+        "checkpoint": None,
+        "gpu": None,
+        "start": None,
+    }
+
+
+def train(request: Request) -> dict[str, Any]:
+    """Carry out a job in this process."""
+    events: list[dict[str, Any]] = []
+    return training_child.train(request, events.append)
+
+
+def converse(request: Request | None, environment: dict[str, str] | None = None) -> tuple[int, list[dict[str, Any]]]:
+    """Start a child, send it a request or the end of its input, and give its exit code and its events."""
+    process = subprocess.Popen(
+        command("app.jobs.training_child"),
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, _ = process.communicate("" if request is None else json.dumps(request) + "\n", timeout=120)
+    finally:
+        process.kill()
+    return process.wait(10), [json.loads(line) for line in out.splitlines()]
+
+
+def test_a_child_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path) -> None:
+    request = prepare(tmp_path, {"fit": {"epochs": 8, "class_weight": "balanced", "seed": 5}})
+
+    code, events = converse(request)
+
+    assert (0, ["ready", "device", "loop"], "done") == (code, [e["type"] for e in events[:3]], events[-1]["type"])
+    assert list(range(1, 9)) == [event["epoch"] for event in events if event["type"] == "epoch"]
+    done = events[-1]
+    made = artifact.read(tmp_path / "version", done["sha256"])
+    assert ((0, 10, 20), [0, 10, 20]) == (made.classes, done["document"]["classes"])
+    assert artifact.weights_sha256(made.weights) == done["document"]["weights_sha256"]
+    assert {"train": 86, "validation": 22} == done["document"]["rows"]
+    assert made.encoder.width == done["document"]["features"]
+    assert ["size", "place", "is_big"] == [each["name"] for each in done["document"]["inputs"]]
+    assert request["spec"] == done["document"]["spec"] == made.training["spec"]
+
+    # golden rows, posted, give their bits; and the figures are those of the held-out rows
+    records = made.golden["records"]
+    columns = {name: [record[name] for record in records] for name in records[0]}
+    runtime = OnnxRuntime(made.architecture, made.weights)
+    x = made.encoder.encode(records_cells(made.encoder, columns, len(records)))
+    assert made.golden["probabilities"] == runtime.probabilities(x).tolist()
+    rows = load(tmp_path / "table")
+    y, _ = match_labels(rows.column("rank"), made.classes)
+    _, held_out = split(y, TrainSpec.model_validate(request["spec"]))
+    logits = runtime.logits(made.encoder.encode(table_cells(made.encoder, rows))[held_out])
+    found = evaluate(logits, y[held_out])
+    assert (found.loss, found.accuracy) == (done["metrics"]["val_loss"], done["metrics"]["val_accuracy"])
+
+    # and another process, this one, trains to the same bits
+    (tmp_path / "again").mkdir()
+    again = train({**request, "folder": str(tmp_path / "again")})
+    assert done["document"]["weights_sha256"] == again["document"]["weights_sha256"]
+
+
+def test_a_child_whose_job_diverges_says_so(tmp_path: Path) -> None:
+    layers = [{"units": 8, "activation": "linear"}] * 3
+    optimizer = {"learning_rate": 1e30}
+
+    code, events = converse(prepare(tmp_path, {"network": {"layers": layers}, "optimizer": optimizer}))
+
+    message = "The loss was not a finite number in epoch 1; try a smaller learning rate."
+    assert (0, {"type": "failed", "code": "loss_not_finite", "message": message}) == (code, events[-1])
+    assert not (tmp_path / "version").exists()
+
+
+def test_what_xla_has_compiled_is_found_again_and_where_it_is_damaged_made_anew(tmp_path: Path) -> None:
+    means = Means(slots=1, memory_bytes=2**30, checkpoint_seconds=5, cache=tmp_path / "cache")
+    spec = {"fit": {"epochs": 400, "early_stopping": None}}
+    request = {**prepare(tmp_path, spec), "compiled": str(means.compiled)}
+    done = []
+    for damage in (0, 100):
+        (tmp_path / f"{damage}").mkdir()
+        for file in means.compiled.glob("*"):
+            os.truncate(file, damage)
+        _, events = converse({**request, "folder": str(tmp_path / f"{damage}")}, means.environment())
+        assert [] == [event for event in events if event["type"] == "warning"]
+        assert "xla" == events[-1]["document"]["environment"]["loop"]
+        done.append(events[-1]["document"]["weights_sha256"])
+
+    assert done[0] == done[1]
+    assert all(file.stat().st_size > 100 for file in means.compiled.glob("*"))
+    assert list(means.compiled.glob("*"))
+
+
+def test_a_child_without_a_request_ends(tmp_path: Path) -> None:
+    assert (0, [{"type": "ready"}]) == converse(None)
+
+
+@pytest.mark.parametrize(
+    ("change", "loc", "message"),
+    [
+        ({"fit": {"class_weight": {"7": 1.0}}}, ("fit", "class_weight"), "There is no class '7'"),
+        ({"device": "gpu:9"}, ("device",), "Expected a GPU that tensorflow can use for device 'gpu:9', got none"),
+    ],
+)
+def test_what_only_the_data_or_the_machine_can_refuse_is_refused_at_its_place(
+    tmp_path: Path, change: dict[str, Any], loc: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(Invalid, match=message) as caught:
+        train(prepare(tmp_path, change))
+
+    assert loc == caught.value.faults[0].loc
+
+
+def test_features_without_a_value_in_the_training_rows_are_refused(tmp_path: Path) -> None:
+    columns: dict[str, list[Any]] = {"a": [None] * 9 + ["x"], "y": [1, 2] * 4 + [1, None]}
+    request = prepare(tmp_path, {"features": {"encoding": "plain"}}, columns)
+
+    with pytest.raises(Invalid, match="Expected a value in at least one feature of the training rows"):
+        train(request)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": [0, 10, 55]}, "Expected labels that the training data has, got 55"),
+        ({"rank": [None] * 3}, "no labelled row"),
+        ({"size": ["big", "small", "1"]}, "Expected a finite number in column 'size', got a text in row 0"),
+    ],
+)
+def test_a_validation_data_set_that_does_not_fit_is_refused(
+    tmp_path: Path, change: dict[str, list[Any]], message: str
+) -> None:
+    request = prepare(tmp_path, {"validation": {"dataset": "ds_1"}})
+    save(tmp_path, {name: cells[:3] for name, cells in table().items()} | change, "other")
+
+    with pytest.raises(Invalid, match=message):
+        train({**request, "validation_table": str(tmp_path / "other")})
+
+
+def test_another_data_set_validates(tmp_path: Path) -> None:
+    request = prepare(tmp_path, {"validation": {"dataset": "ds_1"}, "fit": {"epochs": 2}})
+    save(tmp_path, table(40, seed=1), "other")
+
+    done = train({**request, "validation_table": str(tmp_path / "other")})
+
+    assert {"train": 108, "validation": 36} == done["document"]["rows"]
+
+
+def test_a_table_with_one_row_for_each_class_trains(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+
+    done = training_child.train(prepare(tmp_path, {}, {"a": [1, 2, 3], "y": ["x", "y", "z"]}), events.append)
+
+    assert ["no class has enough rows to hold one out; nothing is validated"] == [
+        event["message"] for event in events if event["type"] == "warning"
+    ]
+    assert {"train": 3, "validation": 0} == done["document"]["rows"]
+    assert done["metrics"]["val_loss"] is None

@@ -1,0 +1,92 @@
+"""What rooms hold, made small: data sets and jobs without an upload, versions without a training run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from app.jobs.submit import Rooms, publish
+from app.learning.artifact import Artifact, write
+from app.learning.encoding.encoder import Encoder, Input
+from app.learning.encoding.read_cells import records_cells
+from app.learning.network.architecture import Architecture, Dense, OnnxRuntime
+from app.records.datasets import Dataset, Parsed
+from app.records.jobs import Job, NewJob
+
+
+def add_dataset(rooms: Rooms, raw: bytes = b"a,y\n1,x\n", table: bytes = b"table") -> Dataset:
+    """Add a data set; nobody parses what is in it."""
+    with rooms.blobs.staging("test") as folder:
+        (folder / "raw").write_bytes(raw)
+        (folder / "table").write_bytes(table)
+        return rooms.datasets.add(None, "csv", folder / "raw", Parsed(folder / "table", 1, [], [], "y"))[0]
+
+
+def submit(rooms: Rooms, model: str = "m", key: str | None = None, body: str = "body", **changes: Any) -> Job:
+    """Submit a job on a data set of its own, or on the one in `changes`."""
+    dataset = changes.pop("dataset", None) or add_dataset(rooms)
+    new = NewJob(model, dataset.id, dataset.table_key, None, {"target": "y", "tags": {}, **changes}, ("one warning",))
+    return rooms.jobs.submit(new, key, body)
+
+
+def make_artifact(seed: int = 0, units: int = 4) -> Artifact:
+    """Make a network of random weights on one number and one category, with golden rows that it reproduces."""
+    encoder = Encoder(
+        (
+            Input("a", "numeric", "impute", marks_missing=False, low=-5.0, high=5.0),
+            Input("b", "categorical", "impute", marks_missing=False, categories=("x", "z")),
+        )
+    )
+    records: list[dict[str, Any]] = [{"a": 1.0, "b": "x"}, {"a": -2.5, "b": "unseen"}, {"a": None, "b": None}]
+    return artifact_of(encoder, records, seed, units)
+
+
+def artifact_of(encoder: Encoder, records: list[dict[str, Any]], seed: int = 0, units: int = 4) -> Artifact:
+    """Make a network of random weights behind an encoder; it reproduces its predictions for these records."""
+    rng = np.random.default_rng(seed)
+    architecture = Architecture(encoder.width, (Dense(units, "relu"), Dense(2, "softmax")))
+    shapes = architecture.shapes()
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    columns = {each.name: [record[each.name] for record in records] for each in encoder.inputs}
+    x = encoder.encode(records_cells(encoder, columns, len(records)))
+    return Artifact(
+        architecture=architecture,
+        encoder=encoder,
+        classes=("no", "yes"),
+        weights=weights,
+        training={"spec": {"target": "y", "fit": {"label_smoothing": 0.0}}},
+        golden={"records": records, "probabilities": OnnxRuntime(architecture, weights).probabilities(x).tolist()},
+    )
+
+
+def train(
+    rooms: Rooms,
+    model: str = "m",
+    artifact: Artifact | None = None,
+    *,
+    promote: str = "always",
+    optimize: str = "log_loss",
+    validation: dict[str, float | None] | None = None,
+) -> int | None:
+    """Publish a version as a worker does, for a job of its own; gives its number, or None where it was refused."""
+    job = submit(rooms, model)
+    claim = rooms.jobs.claim(job.id, job.workflow_id)
+    assert claim is not None
+    done, artifact = make_done(promote, optimize, validation), artifact or make_artifact()
+    inputs = [{"name": each.name, "kind": each.kind} for each in artifact.encoder.inputs]
+    done["document"] |= {"inputs": inputs, "classes": list(artifact.classes)}
+    with rooms.blobs.staging("test") as folder:
+        (folder / "version").mkdir()
+        done["sha256"] = write(artifact, folder / "version")
+        publish(rooms, job, claim, folder / "version", done)
+    return rooms.jobs.get(job.id).version
+
+
+def make_done(
+    promote: str = "always", optimize: str = "log_loss", validation: dict[str, float | None] | None = None
+) -> dict[str, Any]:
+    """Make what a training child says at its end."""
+    spec = {"promote": promote, "optimize": optimize}
+    document = {"spec": spec, "metrics": {"train": {}, "validation": validation}, "weights_sha256": "", "parameters": 9}
+    return {"document": document, "sha256": "", "metrics": {}}
