@@ -9,7 +9,6 @@ from tempfile import TemporaryFile
 
 from app.ingest.background import STAGING, Intake
 from app.ingest.parser_process import Ingest
-from app.jobs.submit import Rooms
 from app.jobs.waiting import Watch
 from app.learning.training.resolve_spec import Limits
 from app.metrics.several_processes import Totals
@@ -19,6 +18,7 @@ from app.records.datasets import Datasets
 from app.records.jobs import Jobs
 from app.records.keys import Keys
 from app.records.registry import Registry
+from app.records.rooms import Rooms
 from app.records.workers import Workers
 from app.serving.admission import Lane, Lanes
 from app.serving.version_cache import ModelCache

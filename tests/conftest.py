@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.client import Client, Job
-from app.jobs.submit import Rooms
+from app.records.rooms import Rooms
 from app.settings import Settings
 from app.storage.migrate import migrate
 from app.wiring import open_rooms

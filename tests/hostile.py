@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.jobs.submit import Rooms
 from app.learning.encoding.encoder import Encoder, Input
+from app.records.rooms import Rooms
 from tests.stored_rows import artifact_of, train
 
 #: by model: inputs of every kind, and rows that they can read

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from app.jobs.submit import Rooms, publish
+from app.jobs.publish import publish
 from app.learning.artifact import Artifact, write
 from app.learning.encoding.encoder import Encoder, Input
 from app.learning.encoding.read_cells import records_cells
 from app.learning.network.architecture import Architecture, Dense, OnnxRuntime
 from app.records.datasets import Dataset, Parsed
 from app.records.jobs import Job, NewJob
+from app.records.rooms import Rooms
 
 
 def add_dataset(rooms: Rooms, raw: bytes = b"a,y\n1,x\n", table: bytes = b"table") -> Dataset:

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 
 from app.api.deps import After, Given, Limit, json_body, json_request
+from app.api.openapi import documented
 from app.api.request_body import MULTIPART, media_type, spool, staging
 from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
 from app.errors import Invalid, TooLarge, UnsupportedMedia
-from app.http.problems import documented
 from app.learning.tables.table import load
 from app.records.datasets import Dataset, Parsed
 from app.serving.admission import Lane

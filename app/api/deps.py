@@ -10,9 +10,9 @@ from fastapi import Depends, Query, Request
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ValidationError
 
+from app.api.error_handlers import invalid
 from app.api.request_body import media_type, read_body
 from app.errors import NotAcceptable, UnsupportedMedia
-from app.http.problems import invalid
 from app.learning.spec import REF_PATTERN
 from app.wiring import Services
 

@@ -17,10 +17,11 @@ from pydantic import ValidationError
 
 from app.api.datasets import keep, read
 from app.api.deps import After, Given, Limit, ModelName, negotiate, require_json
+from app.api.error_handlers import invalid
+from app.api.openapi import documented
 from app.api.request_body import spool, staging
 from app.api.schemas import DryRun, EventPage, JobOut, JobPage
 from app.errors import Invalid, Overloaded
-from app.http.problems import documented, invalid
 from app.jobs.submit import prepare, tell
 from app.learning.spec import TrainSpec
 from app.records.datasets import Dataset, Parsed

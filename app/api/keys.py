@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Path as PathParameter
 
 from app.api.deps import After, Given, Limit, json_body, json_request
+from app.api.openapi import documented
 from app.api.schemas import KeyIn, KeyMade, KeyPage
 from app.errors import Invalid
-from app.http.problems import documented
 
 router = APIRouter(prefix="/api/v1/keys", tags=["Keys"])
 

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Path as PathParameter
 
 from app.api.deps import After, Given, Limit, ModelName, Number, json_body, json_request
+from app.api.openapi import documented
 from app.api.request_body import staging
 from app.api.schemas import AliasHistory, AliasIn, ModelOut, ModelPage, VersionOut
 from app.api.version_openapi import describe
 from app.errors import Conflict, Corrupt
-from app.http.problems import documented
 from app.records.registry import Ref
 from app.serving.export import Form, export_version
 

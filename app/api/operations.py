@@ -16,8 +16,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from app import __version__
 from app.api.auth import PUBLIC
 from app.api.deps import Given
+from app.api.openapi import documented
 from app.errors import NotReady, Unavailable
-from app.http.problems import documented
 from app.metrics.request_durations import Tally, TallyReader
 from app.wiring import Services
 

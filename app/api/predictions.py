@@ -13,11 +13,11 @@ from fastapi import APIRouter, Query, Request, Response
 from app.api.auth import require
 from app.api.datasets import FORMATS, UPLOAD_BODY, receive
 from app.api.deps import Given, ModelRef, negotiate
+from app.api.openapi import documented
 from app.api.request_body import MULTIPART, media_type, read_body, staging
 from app.api.schemas import Evaluation, PredictionOut, SliceFigures
 from app.errors import Invalid, TooLarge, UnsupportedMedia
 from app.http.answers import ARROW, NPZ, WRITERS
-from app.http.problems import documented
 from app.learning.requests.prediction_rows import decode
 from app.learning.tables.table import load
 from app.metrics.version_usage import Stopwatch

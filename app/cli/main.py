@@ -87,7 +87,8 @@ def _serve(settings: Settings) -> None:
 def _work(settings: Settings, parent: int | None) -> None:
     """Train jobs from the queue, without an API."""
     from app.logs import configure
-    from app.system.child_process import die_with_parent, hold
+    from app.system.child_process import die_with_parent
+    from app.system.file_lock import hold
 
     if parent is not None:
         die_with_parent(parent)

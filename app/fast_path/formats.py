@@ -16,12 +16,13 @@ import orjson
 
 from app.fast_path.batcher import Answered
 from app.fast_path.encode import Encoded
+from app.fast_path.open_inference import read_matrix
 from app.fast_path.parse import Matrix, MatrixReader
 from app.fast_path.version import Served
 from app.http.answers import to_json
 from app.http.protocol_errors import OPEN_INFERENCE, TENSORFLOW_SERVING
 from app.learning.requests.json_with_nan import load_loose_json
-from app.learning.requests.open_inference import Answer, Output, read_infer, read_matrix, write_infer
+from app.learning.requests.open_inference import Answer, Output, read_infer, write_infer
 from app.learning.requests.prediction_rows import decode
 from app.learning.requests.tensorflow_serving import read_predict
 from app.metrics.version_usage import Stopwatch

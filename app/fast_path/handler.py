@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from app.api.auth import POLICY, allows
 from app.errors import Busy, FitserveError
 from app.fast_path.batcher import Answered
 from app.fast_path.formats import LOOP_ROWS_BYTES, Dialect, Written, dialect_of
 from app.fast_path.parse import MatrixReader
 from app.fast_path.version import LOOP_BYTES, Served
 from app.http.gate import HEADERS, Edge, identify, new_id
+from app.http.policy import POLICY, allows
 from app.metrics.request_durations import Series, Tally
 from app.metrics.version_usage import Part, Stopwatch
 from app.records.registry import Ref

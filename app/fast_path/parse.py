@@ -14,7 +14,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from app.learning.requests.prediction_rows import NO_HEADER, npy_header
+from app.learning.tables.parse_text import NO_HEADER, npy_header
 
 Matrix = NDArray[np.float64] | NDArray[np.float32]
 #: magic, version and length of a header in NPY's first format

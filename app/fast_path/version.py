@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from app.fast_path.batcher import Tell, Turns
 from app.fast_path.encode import CALL_CELLS, Encoded, QuickMatrix, QuickRows, RowWarning
 from app.fast_path.parse import Matrix
-from app.http.answers import JsonAnswers
+from app.fast_path.write import JsonAnswers
 from app.learning.requests.prediction_rows import Rows
 from app.learning.tables.table import spell
 from app.serving.admission import Lane

@@ -11,10 +11,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.fast_path.encode import RowWarning
-from app.learning.encoding.cell_warnings import MAX_WARNINGS
 from app.learning.tables.table import Label, label_key
-from app.serving.predictor import Loaded, Prediction, shown_notes
+from app.serving.predictor import Prediction, shown_notes
 
 ARROW = "application/vnd.apache.arrow.stream"
 NPZ = "application/x-npz"
@@ -37,33 +35,6 @@ def to_json(found: Prediction, top_k: int | None) -> bytes:
         document["top"] = _without_bad(found, _top(found, top_k))
     document |= {"warnings": warnings, "warnings_total": total}
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-class JsonAnswers:
-    """Writes what `to_json` would, for one version whose part of the answer is written once."""
-
-    def __init__(self, loaded: Loaded) -> None:
-        version, classes = loaded.version, loaded.artifact.classes
-        head = {"model": version.model, "version": version.version, "classes": classes}
-        self._head = orjson.dumps(head)[:-1] + b',"predictions":['
-        self._labels = [orjson.dumps(label) for label in classes]
-
-    def write(self, probabilities: NDArray[np.float32], best: Sequence[int], warnings: Sequence[RowWarning]) -> bytes:
-        """Write an answer.
-
-        Args:
-            probabilities: float32 (n, k).
-            best: the index of the most probable class of each row.
-            warnings: in order of rows.
-        """
-        shown = b",".join([b'{"row":%d,%b' % warning for warning in warnings[:MAX_WARNINGS]])
-        return b'%b%b],"probabilities":%b,"warnings":[%b],"warnings_total":%d}' % (
-            self._head,
-            b",".join([self._labels[i] for i in best]),
-            orjson.dumps(probabilities, option=orjson.OPT_SERIALIZE_NUMPY),
-            shown,
-            len(warnings),
-        )
 
 
 def _without_bad(found: Prediction, rows: Sequence[Any] | NDArray[Any]) -> Any:

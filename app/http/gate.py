@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import re
 import time
 import types
 from collections.abc import Coroutine, Generator, Iterable, Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, cast
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from app.http.access_log import AccessLog
 from app.http.problems import problem
 
-#: its messages are whole lines
-access = logging.getLogger("fitserve.access")
-
 _SANE_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,64}")
-#: how long a line may wait for others
-LOG_SECONDS = 0.02
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 #: of every answer, beside its id
@@ -50,7 +42,7 @@ class Edge:
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._body_seconds = body_seconds
         #: notes a request that another way answers, too
-        self.log = _AccessLog()
+        self.log = AccessLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request through, or refuse it."""
@@ -148,38 +140,6 @@ def _resumed(coming: Coroutine[Any, Any, Message], pause: Any) -> Generator[Any,
         except StopIteration as end:
             message: Message = end.value
             return message
-
-
-class _AccessLog:
-    """A JSON line for each request; those of a moment are written together, which costs as much as one alone."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def add(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
-        """Note a request that was answered."""
-        if not self._lines:
-            if not access.isEnabledFor(logging.INFO):
-                return
-            asyncio.get_running_loop().call_later(LOG_SECONDS, self.write)
-        self._lines.append(_LINE % (request_id, method, _json(path), status, seconds * 1000))
-
-    def write(self) -> None:
-        """Write what was noted."""
-        if not self._lines:
-            return
-        lines, self._lines = self._lines, []
-        end = f'"timestamp":"{datetime.now(UTC).isoformat(timespec="microseconds")[:-6]}Z","message":"request"}}'
-        access.info("%s", "\n".join([line + end for line in lines]))
-
-
-#: a line up to its time, which is that of writing; methods and ids have nothing to escape
-_LINE = f'{{"request_id":"%s","level":"info","logger":"{access.name}","method":"%s","path":%s,"status":%d,"elapsed_ms":%.2f,'
-
-
-@lru_cache(maxsize=256)
-def _json(path: str) -> str:
-    return orjson.dumps(path).decode()
 
 
 def _name(host: str) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from http import HTTPStatus
-from typing import Any
+from collections.abc import Mapping
 
 import orjson
-from pydantic import BaseModel
 from starlette.responses import Response
 
 #: where TensorFlow Serving's REST API and the Open Inference Protocol live
@@ -15,12 +12,6 @@ TENSORFLOW_SERVING, OPEN_INFERENCE = "/v1", "/v2"
 #: these protocols know no other status for what is wrong in a request
 _STATUSES = {422: 400}
 _CHARACTERS = 500
-
-
-class PlainError(BaseModel):
-    """What went wrong, in words."""
-
-    error: str
 
 
 def is_plain(path: str) -> bool:
@@ -39,13 +30,3 @@ def nowhere(method: str, path: str) -> tuple[int, str]:
     if f"{path}/".startswith(f"{TENSORFLOW_SERVING}/"):
         return 400, f"Malformed request: {method} {path[:200]}"
     return 404, "There is no such path."
-
-
-def documented_plainly(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe a route's errors for its OpenAPI page; every one may answer 401, 403 and 503."""
-    return _told({*statuses, 401, 403, 503})
-
-
-def _told(statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{PlainError.__name__}"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}

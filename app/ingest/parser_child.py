@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from app.errors import FitserveError, Invalid, Malformed, StorageFull, TooLarge, is_disk_full
-from app.learning.requests.prediction_rows import load_json
 from app.learning.tables.infer_columns import Bounds, Portions
+from app.learning.tables.parse_text import load_json
 from app.learning.tables.read_arrow import transcode, write_arrow
 from app.learning.tables.read_csv import open_source
 from app.learning.tables.table import Column, write_table

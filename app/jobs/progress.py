@@ -8,8 +8,8 @@ import time
 from typing import Any
 
 from app.errors import StorageFull, Unavailable
-from app.jobs.submit import Rooms
 from app.records.jobs import Claim
+from app.records.rooms import Rooms
 
 logger = logging.getLogger(__name__)
 

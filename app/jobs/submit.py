@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from app.errors import Invalid, StorageFull, TooLarge
+from app.errors import Invalid, TooLarge
 from app.learning.spec import TrainSpec
 from app.learning.tables.table import TableFile
 from app.learning.training.dry_run import estimate, examine
 from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
-from app.records.checkpoints import Checkpoints
-from app.records.datasets import Dataset, Datasets, Parsed
-from app.records.jobs import Claim, Job, Jobs, NewJob
-from app.records.registry import Ref, Registry, Version
-from app.records.workers import Workers
-from app.storage.blobs import Blobs
-from app.storage.database import Database
-
-logger = logging.getLogger(__name__)
+from app.records.datasets import Dataset, Parsed
+from app.records.jobs import NewJob
+from app.records.registry import Ref, Version
+from app.records.rooms import Rooms
 
 #: what a job keeps in its specification beside what was asked
 CHOSEN = ("dataset", "columns", "auto", "estimate")
-
-
-@dataclass(frozen=True)
-class Rooms:
-    """The rooms of one process, on one database and one store."""
-
-    database: Database
-    blobs: Blobs
-    datasets: Datasets
-    jobs: Jobs
-    registry: Registry
-    workers: Workers
-    checkpoints: Checkpoints
 
 
 @dataclass(frozen=True)
@@ -142,33 +122,3 @@ def tell(rooms: Rooms, table: Dataset | Parsed, prepared: Prepared) -> dict[str,
         "parameters": resolved.parameters,
         "estimate": prepared.estimate,
     }
-
-
-def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: dict[str, Any]) -> None:
-    """Store a version's files, then add the version and end its job in one transaction.
-
-    Where the claim is void by then nothing is added, and the files go.
-
-    Raises:
-        StorageFull: the disk is; nothing was added.
-    """
-    dataset = rooms.datasets.get(job.dataset_id)
-    source = {"id": dataset.id, "sha256": dataset.sha256, "rows": dataset.rows}
-    document = {**done["document"], "dataset": source, "tags": job.spec["tags"]}
-    key = rooms.registry.store(folder)
-    try:
-        with rooms.database.write() as connection:
-            is_held = rooms.jobs.hold(connection, claim)
-            if is_held:
-                version = rooms.registry.add(connection, job.model, job.id, key, done["sha256"], document)
-                rooms.jobs.succeed(connection, claim, version, done["metrics"])
-    except StorageFull:
-        # the row was rolled back; what the files take is needed to say so
-        rooms.registry.discard(key)
-        raise
-    if not is_held:
-        rooms.registry.discard(key)
-        logger.info("publish refused", extra={"job_id": job.id})
-        return
-    rooms.checkpoints.forget(job.id)
-    logger.info("version published", extra={"job_id": job.id, "model": job.model, "version": version})

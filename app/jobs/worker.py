@@ -21,10 +21,12 @@ from dbos import DBOS, DBOSConfig
 
 from app.errors import FitserveError, NotFound, StorageFull, Unavailable, is_disk_full
 from app.jobs.progress import REPORT_SECONDS, Relay
-from app.jobs.submit import CHOSEN, Rooms, publish
+from app.jobs.publish import publish
+from app.jobs.submit import CHOSEN
 from app.jobs.training_process import Child
 from app.records.jobs import MAX_CRASHES, Claim, Job
 from app.records.registry import Ref
+from app.records.rooms import Rooms
 from app.storage.job_queue import APPLICATION, ENGINE_VERSION, PORTABLE, QUEUE, WORKFLOW
 from app.system.machine import gpus, out_of_memory_kills, processor
 

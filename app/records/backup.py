@@ -27,7 +27,7 @@ from app.errors import Conflict, Corrupt, FitserveError, Invalid, StorageFull, i
 from app.learning.artifact import read
 from app.storage.blobs import LocalBlobs, fsync, make_folder, sha256_of
 from app.storage.database import Database, datasets, jobs, metadata, versions
-from app.system.child_process import hold
+from app.system.file_lock import hold
 
 FORMAT = 1
 #: the label of staging folders

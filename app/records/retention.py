@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from app.jobs.submit import Rooms
+from app.records.rooms import Rooms
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,8 @@ from app.server.background import Upkeep, environment
 from app.server.fair_accept import Door
 from app.server.http_protocol import Protocol
 from app.settings import Settings
-from app.system.child_process import command, hold
+from app.system.child_process import command
+from app.system.file_lock import hold
 from app.system.machine import keep_freed_memory
 from app.system.supervisor import Supervised
 from app.wiring import Services, make_data_dir, open_services

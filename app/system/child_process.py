@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import resource
 import runpy
 import signal
 import sys
-import time
 from collections import deque
 from collections.abc import AsyncIterable
-from pathlib import Path
 
 #: of what a child says, in the log if it dies
 SAID_LINES = 40
@@ -36,23 +33,6 @@ def limit_child() -> None:
     """Give up core files, and ignore the terminal's Ctrl-C, which is the parent's to act on."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def hold(path: Path, who: str) -> int:
-    """Hold a file for this process's life; whoever held it may take a moment to end.
-
-    Raises:
-        SystemExit: another live process has it.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    for _ in range(50):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.1)
-        else:
-            return descriptor
-    raise SystemExit(f"fitserve: {who} runs on the data directory {path.parent} already")
 
 
 async def keep_said(stream: AsyncIterable[bytes], said: deque[str]) -> None:

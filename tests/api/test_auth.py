@@ -15,9 +15,10 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from app.api.app import create_app
-from app.api.auth import POLICY, needed
-from app.jobs.submit import Rooms
+from app.api.auth import needed
+from app.http.policy import POLICY
 from app.records.keys import Keys
+from app.records.rooms import Rooms
 from app.server.main import _give_key
 from app.settings import Settings
 from app.wiring import open_services

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from app.api.app import create_app
-from app.jobs.submit import Rooms
 from app.records.keys import Keys
+from app.records.rooms import Rooms
 from app.settings import Settings
 from app.wiring import open_rooms, open_services
 from tests.conftest import Start

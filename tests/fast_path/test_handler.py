@@ -28,9 +28,9 @@ from app.api.app import create_app
 from app.fast_path.formats import LOOP_ROWS_BYTES, ROUTES, Native
 from app.fast_path.handler import Hot
 from app.fast_path.version import LOOP_BYTES
-from app.jobs.submit import Rooms
 from app.metrics.request_durations import Tally
 from app.records.registry import Ref
+from app.records.rooms import Rooms
 from app.server.http_protocol import Protocol
 from app.settings import Settings
 from app.wiring import Services, open_services

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.fast_path.open_inference import read_matrix
 from app.fast_path.parse import MatrixReader
-from app.learning.requests.open_inference import read_matrix
 
 X = np.random.default_rng(0).normal(size=(3, 4)).round(4)
 NAMES = ["a", "b", "c", "d"]

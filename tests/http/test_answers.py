@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from app.http.answers import to_columns, to_npz
-from app.jobs.submit import Rooms
 from app.learning.requests.prediction_rows import Rows
 from app.learning.tables.read_arrow import write_arrow
 from app.learning.tables.table import Label
 from app.records.registry import Ref
+from app.records.rooms import Rooms
 from app.serving.version_cache import ModelCache
 from tests.stored_rows import make_artifact, train
 

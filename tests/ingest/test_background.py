@@ -18,8 +18,8 @@ import pytest
 
 from app.ingest.background import Intake as Queue
 from app.ingest.parser_process import Ingest
-from app.jobs.submit import Rooms
 from app.records.datasets import Dataset, Parsed
+from app.records.rooms import Rooms
 from app.settings import Settings
 from app.wiring import open_rooms
 from tests import stored_rows

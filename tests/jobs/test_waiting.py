@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs.submit import Rooms
 from app.jobs.waiting import POLL_SECONDS, Watch
+from app.records.rooms import Rooms
 from tests.stored_rows import submit
 
 #: far more than a poll, far less than the time that a wait may take

@@ -26,10 +26,10 @@ import pytest
 
 from app.client import ApiError, Client
 from app.errors import Corrupt, Invalid, Unavailable
-from app.jobs.submit import Rooms
 from app.learning.artifact import read
 from app.records.backup import backup, restore
 from app.records.datasets import Parsed
+from app.records.rooms import Rooms
 from app.storage.blobs import LocalBlobs
 from app.storage.database import metadata
 from app.storage.migrate import migrate

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from app.errors import Conflict, NotFound
-from app.jobs.submit import Rooms
 from app.records.datasets import Dataset, Parsed
 from app.records.jobs import Job, NewJob
+from app.records.rooms import Rooms
 from app.storage.blobs import ORPHAN_SECONDS
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)

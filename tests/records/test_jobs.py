@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from app.errors import Conflict, NotFound, Overloaded
-from app.jobs.submit import Rooms
 from app.records.jobs import IDEMPOTENCY_SECONDS, Claim, Job
+from app.records.rooms import Rooms
 from app.settings import Settings
 from app.storage.database import Database, idempotency_keys
 from app.wiring import open_rooms

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import Conflict, NotFound
-from app.jobs.submit import Rooms
 from app.records.keys import Key, Keys
+from app.records.rooms import Rooms
 from app.storage.database import keys
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)

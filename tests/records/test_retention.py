@@ -14,10 +14,11 @@ from dbos import DBOSClient
 
 from app.client import NotFound
 from app.errors import NotFound as Gone
-from app.jobs.submit import Rooms, publish
+from app.jobs.publish import publish
 from app.learning.artifact import write
 from app.records.jobs import Job
 from app.records.retention import Policy, sweep
+from app.records.rooms import Rooms
 from app.settings import Settings
 from app.storage.blobs import ORPHAN_SECONDS
 from app.storage.database import events, idempotency_keys

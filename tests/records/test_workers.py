@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from app.jobs.submit import Rooms
+from app.records.rooms import Rooms
 from app.records.workers import LOST_SECONDS
 from app.storage.database import workers
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.jobs.submit import Rooms
+from app.records.rooms import Rooms
 from app.settings import Settings
 from app.wiring import open_rooms
 from tests.service import Service

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from app.errors import Invalid, TooLarge
-from app.jobs.submit import Rooms
 from app.learning.encoding.cell_warnings import MAX_WARNINGS
 from app.learning.requests.prediction_rows import Rows
 from app.records.registry import Ref
+from app.records.rooms import Rooms
 from app.serving.predictor import Loaded, shown_notes
 from app.serving.version_cache import ModelCache
 from tests.stored_rows import make_artifact, train

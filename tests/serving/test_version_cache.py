@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from app.errors import Corrupt, NotFound, Unavailable
-from app.jobs.submit import Rooms
 from app.learning.artifact import FILES, MANIFEST, Artifact
 from app.learning.requests.prediction_rows import Rows
 from app.records.registry import Ref
+from app.records.rooms import Rooms
 from app.serving.predictor import Loaded
 from app.serving.version_cache import GOLDEN_TOLERANCE, ModelCache
 from app.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 from dbos import DBOSClient, _serialization
 
 from app.client import JobFailed
-from app.jobs.submit import Rooms
+from app.records.rooms import Rooms
 from app.storage.job_queue import PORTABLE
 from tests.conftest import Start
 from tests.planted import Plot

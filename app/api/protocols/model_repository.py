@@ -11,11 +11,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 
 from app.api.deps import SMALL_BODY, Given, ModelName
+from app.api.openapi import documented_plainly
 from app.api.protocols.open_inference import DATATYPES, WAYS
 from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
 from app.api.request_body import read_body
 from app.errors import Invalid
-from app.http.protocol_errors import OPEN_INFERENCE, documented_plainly
+from app.http.protocol_errors import OPEN_INFERENCE
 from app.learning.requests.json_with_nan import load_loose_json
 from app.learning.requests.open_inference import LABEL, PROBABILITIES
 from app.metrics.version_usage import Counts

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Request, Response
 
 from app import __version__
 from app.api.deps import Given
+from app.api.openapi import documented_plainly
 from app.api.protocols.predict import Turn, answer
 from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
 from app.errors import Invalid, NotReady
-from app.http.protocol_errors import OPEN_INFERENCE, documented_plainly
+from app.http.protocol_errors import OPEN_INFERENCE
 from app.learning.requests.open_inference import LABEL, PROBABILITIES, Answer, read_infer, write_infer
 from app.learning.tables.table import spell
 

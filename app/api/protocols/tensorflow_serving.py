@@ -12,10 +12,11 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import Given
+from app.api.openapi import documented_plainly
 from app.api.protocols.predict import Turn, answer
 from app.api.protocols.version_paths import LABEL, MODEL, NUMBER, each_way, every_model, named
 from app.errors import Invalid
-from app.http.protocol_errors import TENSORFLOW_SERVING, documented_plainly
+from app.http.protocol_errors import TENSORFLOW_SERVING
 from app.learning.requests.json_with_nan import load_loose_json
 from app.learning.requests.tensorflow_serving import SIGNATURE, read_examples, read_predict
 from app.learning.tables.table import spell

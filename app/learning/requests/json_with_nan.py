@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from app.errors import FitserveError, Invalid, Malformed
-from app.learning.requests.prediction_rows import load_json
+from app.learning.tables.parse_text import load_json
 
 
 def load_loose_json(text: bytes) -> dict[str, Any]:

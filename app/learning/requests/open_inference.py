@@ -5,10 +5,8 @@ Source: Open Inference Protocol, inference_rest.md; Triton's extension_binary_da
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,14 +14,11 @@ import orjson
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.fast_path.parse import Matrix, MatrixReader
 from app.learning.requests.json_with_nan import load_loose_json
-from app.learning.requests.open_inference_tensors import BYTES, NUMBERS, Tail, Tensor, read_tensor, to_bytes
+from app.learning.requests.open_inference_tensors import BYTES, Tail, Tensor, read_tensor, to_bytes
 from app.learning.requests.prediction_rows import Rows
 
 LABEL, PROBABILITIES = "label", "probabilities"
-#: JSON before a matrix that is known again, at most so long
-MAX_KNOWN_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -82,67 +77,7 @@ def read_infer(body: bytes, json_bytes: int | None, inputs: Sequence[str]) -> In
     tail = Tail(view[end:])
     tensors = [read_tensor(each, ("inputs", i), tail) for i, each in enumerate(given)]
     tail.check_end()
-    return InferRequest(request_id, _rows(tensors, inputs), _outputs(document))
-
-
-def read_matrix(
-    body: bytes, json_bytes: int | None, inputs: Sequence[str], reader: MatrixReader
-) -> tuple[Matrix, tuple[str | None, tuple[Output, ...]]] | None:
-    """Read a request whose one tensor is of numbers in all columns, without a Python object for each.
-
-    Args:
-        json_bytes, inputs: as in `read_infer`.
-
-    Returns:
-        The rows (n, columns), NaN where one is missing, and the id and the outputs; or None where `read_infer` has to.
-
-    Raises:
-        Invalid: the outputs are none.
-    """
-    if json_bytes is not None:
-        read_head = _matrix_head if json_bytes <= MAX_KNOWN_BYTES else _matrix_head.__wrapped__
-        head = read_head(body[:json_bytes], tuple(inputs))
-        if head is None or len(body) - json_bytes != math.prod(head.shape) * head.dtype.itemsize:
-            return None
-        return np.frombuffer(body, head.dtype, offset=json_bytes).reshape(head.shape), (head.id, head.outputs)
-    found = reader.read_tensor(body, inputs)
-    if found is None:
-        return None
-    matrix, rest = found
-    request_id = rest.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        return None
-    return matrix, (request_id, _outputs(rest))
-
-
-@dataclass(frozen=True)
-class _MatrixHead:
-    id: str | None
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    outputs: tuple[Output, ...]
-
-
-@lru_cache(maxsize=256)
-def _matrix_head(text: bytes, inputs: tuple[str, ...]) -> _MatrixHead | None:
-    """Read the JSON before a matrix in bytes; callers send the same one again and again."""
-    document = load_loose_json(text)
-    given, request_id = document.get("inputs"), document.get("id")
-    if not isinstance(given, list) or len(given) != 1 or not isinstance(request_id, str | None):
-        return None
-    tensor = given[0]
-    if not isinstance(tensor, dict) or set(tensor) != {"name", "datatype", "shape", "parameters"}:
-        return None
-    dtype = NUMBERS[tensor["datatype"]] if tensor["datatype"] in ("FP32", "FP64") else None
-    shape, parameters = tensor["shape"], tensor["parameters"]
-    is_matrix = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
-    if dtype is None or not is_matrix or shape[1] != len(inputs) or not isinstance(parameters, dict):
-        return None
-    size = parameters.get("binary_data_size")
-    is_whole = type(size) is int and size == math.prod(shape) * dtype.itemsize and len(parameters) == 1
-    if not is_whole or not isinstance(tensor["name"], str) or tensor["name"] in inputs:
-        return None
-    return _MatrixHead(request_id, tuple(shape), dtype, _outputs(document))
+    return InferRequest(request_id, _rows(tensors, inputs), read_outputs(document))
 
 
 def _rows(tensors: Sequence[Tensor], inputs: Sequence[str]) -> Rows:
@@ -181,7 +116,7 @@ def _some(columns: Mapping[str, Any], count: int) -> Rows:
     return Rows(columns, count)
 
 
-def _outputs(document: Mapping[str, Any]) -> tuple[Output, ...]:
+def read_outputs(document: Mapping[str, Any]) -> tuple[Output, ...]:
     """Read which outputs are wanted and how; all of them where none is named."""
     is_binary = _flag(document, "binary_data_output", False, ("parameters",))
     wanted = document.get("outputs") or []

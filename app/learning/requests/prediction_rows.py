@@ -10,21 +10,19 @@ import csv
 import io
 import math
 import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from app.errors import Invalid, Malformed, TooLarge
+from app.learning.tables.parse_text import NO_HEADER, load_json, npy_header, sniff
 from app.learning.tables.table import clean_names
-
-DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -63,24 +61,6 @@ def _json(body: bytes, inputs: Sequence[str]) -> Rows:
     if given == {"x"}:
         return matrix_rows(document["x"], "x", inputs)
     raise Invalid('Expected an object with one of "records", "columns" and "x".')
-
-
-def load_json(text: bytes | str, expected: str) -> Any:
-    """Read JSON.
-
-    Args:
-        expected: what it should be, for the message.
-
-    Raises:
-        Malformed: it is not JSON.
-        Invalid: a number in it is too large for float64.
-    """
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        if "infinity" in str(error):
-            raise Invalid(f"Expected finite numbers, got another in {expected}: {error}.") from error
-        raise Malformed(f"Expected {expected}: {error}.") from error
 
 
 def records_rows(records: Any, loc: str, inputs: Sequence[str]) -> Rows:
@@ -149,12 +129,6 @@ def _ndjson(body: bytes, inputs: Sequence[str]) -> Rows:
         if line.strip():
             records.append(load_json(line, f"a JSON object in line {number}"))
     return records_rows(records, "rows", inputs)
-
-
-def sniff(header: str, prefer: str | None = None) -> str:
-    """Give the delimiter of a CSV header: the preferred one if it occurs outside of quotes, else the most frequent."""
-    bare = "".join(part for i, part in enumerate(header.split('"')) if i % 2 == 0)
-    return prefer if prefer is not None and prefer in bare else max(DELIMITERS, key=bare.count)
 
 
 def _csv(body: bytes, _inputs: Sequence[str]) -> Rows:
@@ -240,10 +214,6 @@ def _unzipped(body: bytes, max_bytes: int) -> bytes:
         raise Malformed("Expected an NPZ file that could be read to its end.") from error
 
 
-#: what numpy raises on a header that is none, of which `ast.literal_eval` reads a part
-NO_HEADER = (ValueError, KeyError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
-
-
 def _read_npy(file: io.BytesIO, size: int) -> NDArray[Any]:
     # numpy's own reader would allocate what the header declares, before it reads
     try:
@@ -256,18 +226,6 @@ def _read_npy(file: io.BytesIO, size: int) -> NDArray[Any]:
         raise Malformed("Expected an NPY array of plain numbers, as many as its header says.")
     x: NDArray[Any] = np.frombuffer(file.read(), dtype)
     return x.reshape(shape, order="F" if is_fortran else "C")
-
-
-def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the header of an NPY array: its shape, whether it is in Fortran's order, and its type.
-
-    Raises:
-        whatever NumPy does where there is none.
-    """
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, is_fortran, dtype = read(file)
-    return shape, is_fortran, dtype
 
 
 _DECODERS: dict[str, Callable[[bytes, Sequence[str]], Rows]] = {

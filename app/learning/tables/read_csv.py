@@ -17,9 +17,9 @@ from typing import BinaryIO
 import polars as pl
 
 from app.errors import Fault, Invalid, Malformed
-from app.learning.requests.prediction_rows import sniff
 from app.learning.tables import read_arrow, read_json, read_npz
 from app.learning.tables.infer_columns import Bounds, Portions, Source, check_rows, column_of_texts, named
+from app.learning.tables.parse_text import sniff
 from app.learning.tables.table import Column, Kind, Table
 
 #: what a row of CSV may take; a quote that is never closed makes one of the rest of the file

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Invalid, TooLarge
-from app.learning.requests.prediction_rows import load_json
 from app.learning.tables.infer_columns import Bounds, Portions, Source, check_rows, column_of_values, named, type_of
+from app.learning.tables.parse_text import load_json
 from app.learning.tables.table import Column, Kind
 
 #: what a value takes as Python has it, beside its characters

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Invalid, Malformed, TooLarge
-from app.learning.requests.prediction_rows import npy_header
 from app.learning.tables.infer_columns import Bounds, Portions, Source, check_rows, column_of_array, column_of_values
+from app.learning.tables.parse_text import npy_header
 from app.learning.tables.table import Column, Kind
 
 #: what the standard library raises on a broken archive, array header or compressed stream

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.api.app import create_app
-from app.jobs.submit import Rooms
+from app.records.rooms import Rooms
 from app.settings import Settings
 from app.wiring import Services, open_services
 from tests.stored_rows import train

@@ -1,0 +1,43 @@
+"""Publishing what a training job made: files, version and outcome, all or nothing."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from app.errors import StorageFull
+from app.records.jobs import Claim, Job
+from app.records.rooms import Rooms
+
+logger = logging.getLogger(__name__)
+
+
+def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: dict[str, Any]) -> None:
+    """Store a version's files, then add the version and end its job in one transaction.
+
+    Where the claim is void by then nothing is added, and the files go.
+
+    Raises:
+        StorageFull: the disk is; nothing was added.
+    """
+    dataset = rooms.datasets.get(job.dataset_id)
+    source = {"id": dataset.id, "sha256": dataset.sha256, "rows": dataset.rows}
+    document = {**done["document"], "dataset": source, "tags": job.spec["tags"]}
+    key = rooms.registry.store(folder)
+    try:
+        with rooms.database.write() as connection:
+            is_held = rooms.jobs.hold(connection, claim)
+            if is_held:
+                version = rooms.registry.add(connection, job.model, job.id, key, done["sha256"], document)
+                rooms.jobs.succeed(connection, claim, version, done["metrics"])
+    except StorageFull:
+        # the row was rolled back; what the files take is needed to say so
+        rooms.registry.discard(key)
+        raise
+    if not is_held:
+        rooms.registry.discard(key)
+        logger.info("publish refused", extra={"job_id": job.id})
+        return
+    rooms.checkpoints.forget(job.id)
+    logger.info("version published", extra={"job_id": job.id, "model": job.model, "version": version})

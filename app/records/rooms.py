@@ -1,0 +1,26 @@
+"""All rooms of one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.records.checkpoints import Checkpoints
+from app.records.datasets import Datasets
+from app.records.jobs import Jobs
+from app.records.registry import Registry
+from app.records.workers import Workers
+from app.storage.blobs import Blobs
+from app.storage.database import Database
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """The rooms of one process, on one database and one store."""
+
+    database: Database
+    blobs: Blobs
+    datasets: Datasets
+    jobs: Jobs
+    registry: Registry
+    workers: Workers
+    checkpoints: Checkpoints
