@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from app.ingest.background import STAGING, Intake
-from app.ingest.parser_process import Ingest
-from app.jobs.waiting import Watch
+from app.ingest.background import STAGING, BackgroundParser
+from app.ingest.parser_process import ParserProcess
+from app.jobs.waiting import JobWaiter
 from app.learning.training.resolve_spec import Limits
 from app.metrics.several_processes import Totals
-from app.metrics.version_usage import Statistics
+from app.metrics.version_usage import VersionUsage
 from app.records.checkpoints import Checkpoints
 from app.records.datasets import Datasets
 from app.records.jobs import Jobs
@@ -21,11 +21,11 @@ from app.records.registry import Registry
 from app.records.rooms import Rooms
 from app.records.workers import Workers
 from app.serving.admission import Lane, Lanes
-from app.serving.version_cache import ModelCache
+from app.serving.version_cache import VersionCache
 from app.settings import Settings
 from app.storage.blobs import LocalBlobs, make_folder
 from app.storage.database import Database
-from app.storage.job_queue import Engine
+from app.storage.job_queue import JobQueue
 from app.system.machine import machine_bytes
 
 #: the label of staging folders that requests work in
@@ -38,26 +38,26 @@ class Services:
 
     settings: Settings
     rooms: Rooms
-    ingest: Ingest
+    parser: ParserProcess
     #: another child, so that a prediction does not wait for an upload
-    codec: Ingest
+    prediction_parser: ParserProcess
     #: another, the intake's too: large files, each of which may take half of the memory, wait for one another
-    large: Ingest
-    intake: Intake
+    large_file_parser: ParserProcess
+    background_parser: BackgroundParser
     lanes: Lanes
-    model_cache: ModelCache
-    watch: Watch
+    version_cache: VersionCache
+    job_waiter: JobWaiter
     keys: Keys
-    statistics: Statistics = field(default_factory=Statistics)
+    usage: VersionUsage = field(default_factory=VersionUsage)
     #: where several processes serve
     totals: Totals | None = None
     is_draining: bool = False
     open_streams: int = 0
-    _closers: list[Engine] = field(default_factory=list)
+    _closers: list[JobQueue] = field(default_factory=list)
 
-    def parser(self, file: Path) -> Ingest:
+    def parser_for(self, file: Path) -> ParserProcess:
         """Give the child that parses a file: large ones have one of their own."""
-        return self.large if file.stat().st_size > self.settings.max_parsed_at_once_bytes else self.ingest
+        return self.large_file_parser if file.stat().st_size > self.settings.max_parsed_at_once_bytes else self.parser
 
     def sweep(self) -> None:
         """Remove what a service that was killed left; for the one service of a data directory, before it serves."""
@@ -68,7 +68,7 @@ class Services:
     def drain(self) -> None:
         """Stop being ready, and let every stream and long poll end."""
         self.is_draining = True
-        self.watch.wake_all()
+        self.job_waiter.wake_all()
 
     def close(self) -> None:
         """End what works here, and close the database's connections."""
@@ -93,10 +93,10 @@ def make_data_dir(folder: Path) -> None:
         raise OSError(f"the data directory {folder} cannot be written: {error.strerror}") from error
 
 
-def open_rooms(settings: Settings) -> tuple[Rooms, Engine]:
+def open_rooms(settings: Settings) -> tuple[Rooms, JobQueue]:
     """Open every room; the database has been migrated by then."""
     url = settings.resolved_database_url
-    database, blobs, engine = Database(url), LocalBlobs(settings.resolved_store), Engine(url)
+    database, blobs, engine = Database(url), LocalBlobs(settings.resolved_store), JobQueue(url)
     rooms = Rooms(
         database=database,
         blobs=blobs,
@@ -113,19 +113,19 @@ def open_services(settings: Settings) -> Services:
     """Open what the API needs."""
     rooms, engine = open_rooms(settings)
     bounds = (settings.max_rows, settings.max_columns, settings.max_ingest_seconds, settings.max_ingest_bytes)
-    large = Ingest(*bounds)
+    large = ParserProcess(*bounds)
     return Services(
         settings=settings,
         rooms=rooms,
-        ingest=Ingest(*bounds),
-        codec=Ingest(*bounds),
-        large=large,
+        parser=ParserProcess(*bounds),
+        prediction_parser=ParserProcess(*bounds),
+        large_file_parser=large,
         lanes=open_lanes(settings),
-        intake=Intake(rooms.datasets, rooms.blobs, large),
-        model_cache=ModelCache(
+        background_parser=BackgroundParser(rooms.datasets, rooms.blobs, large),
+        version_cache=VersionCache(
             rooms.registry, settings.serve_on, settings.max_loaded_bytes, settings.max_predict_cells
         ),
-        watch=Watch(rooms.jobs),
+        job_waiter=JobWaiter(rooms.jobs),
         keys=Keys(rooms.database, settings.configured_key()),
         _closers=[engine],
     )

@@ -72,10 +72,10 @@ def absent() -> dict[str, str]:
 
 def fitserve() -> Run:
     """The service's own training, with the threads that its training process has."""
-    from app.jobs.worker import Means
+    from app.jobs.worker import WorkerSettings
 
     # what its worker gives a training process: a cache that is empty at first, and is found full from the second round on
-    means = Means(1, 0, 0, Path(tempfile.mkdtemp(prefix="fitserve-bench-")))
+    means = WorkerSettings(1, 0, 0, Path(tempfile.mkdtemp(prefix="fitserve-bench-")))
     atexit.register(shutil.rmtree, means.cache, ignore_errors=True)
     os.environ.update(means.environment())
     importlib.import_module("app.jobs.training_child")

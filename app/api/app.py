@@ -13,7 +13,7 @@ from app import __version__
 from app.api import datasets, docs, error_handlers, jobs, keys, models, openapi, operations, predictions
 from app.api.auth import PUBLIC, authorize
 from app.api.protocols import model_repository, open_inference, tensorflow_serving
-from app.http.gate import LOOPBACK_HOSTS, Edge
+from app.http.gate import LOOPBACK_HOSTS, RequestGate
 from app.metrics.request_durations import Tally
 from app.wiring import Services
 
@@ -31,7 +31,7 @@ Off loopback every request carries `Authorization: Bearer KEY`.
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(given: Services, lifespan: Lifespan | None = None, tally: Tally | None = None) -> Edge:
+def create_app(services: Services, lifespan: Lifespan | None = None, tally: Tally | None = None) -> RequestGate:
     """Make the ASGI application of one process.
 
     Args:
@@ -43,7 +43,7 @@ def create_app(given: Services, lifespan: Lifespan | None = None, tally: Tally |
         "logs": False,
         "operation_spans": False,
         "auto_configure": False,
-        "meter_provider": operations.open_meter(given, tally or Tally()),
+        "meter_provider": operations.open_meter(services, tally or Tally()),
     }
     app = FastAPI(
         title="fitserve",
@@ -59,7 +59,7 @@ def create_app(given: Services, lifespan: Lifespan | None = None, tally: Tally |
         # relative: "Try it out" works behind a proxy that strips a prefix
         servers=[{"url": "."}],
     )
-    app.state.services = given
+    app.state.services = services
     # the address of all statistics is that of a model, too
     protocols = (tensorflow_serving, model_repository, open_inference)
     for rooms in (datasets, models, jobs, predictions, *protocols, keys, operations, docs):
@@ -71,13 +71,13 @@ def create_app(given: Services, lifespan: Lifespan | None = None, tally: Tally |
     async def openapi_document() -> dict[str, Any]:
         return document()
 
-    return Edge(app, _hosts(given), given.settings.body_seconds)
+    return RequestGate(app, _hosts(services), services.settings.body_seconds)
 
 
-def _hosts(given: Services) -> frozenset[str] | None:
-    if given.settings.needs_key or not given.settings.is_loopback:
+def _hosts(services: Services) -> frozenset[str] | None:
+    if services.settings.needs_key or not services.settings.is_loopback:
         return None
-    more = {name.strip() for name in given.settings.allowed_hosts.split(",") if name.strip()}
+    more = {name.strip() for name in services.settings.allowed_hosts.split(",") if name.strip()}
     return LOOPBACK_HOSTS | more
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.api.deps import Given
+from app.api.deps import ServicesDep
 from app.errors import Forbidden, Unauthorized
 from app.http.policy import POLICY, allows
 from app.records.keys import Scope
@@ -28,7 +28,9 @@ def needed(route: Any) -> Literal["any"] | Scope:
 
 
 async def authorize(
-    request: Request, given: Given, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> None:
     """Let a request through whose key may do this, that needs none, or that meets a public route.
 
@@ -39,11 +41,11 @@ async def authorize(
         Forbidden: the key has not the scope.
     """
     route = request.scope.get("route")
-    if not given.settings.needs_key or is_public(route):
+    if not services.settings.needs_key or is_public(route):
         return
     if credentials is None:
         raise Unauthorized("Expected a key: Authorization: Bearer KEY.")
-    scopes = given.keys.scopes(credentials.credentials)
+    scopes = services.keys.scopes(credentials.credentials)
     if scopes is None:
         raise Unauthorized("This key is not known.")
     request.state.scopes = scopes

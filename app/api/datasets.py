@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 
-from app.api.deps import After, Given, Limit, json_body, json_request
+from app.api.deps import After, Limit, ServicesDep, json_body, json_request
 from app.api.openapi import documented
 from app.api.request_body import MULTIPART, media_type, spool, staging
 from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
@@ -88,13 +88,13 @@ def form_of(media: str) -> str:
     return form
 
 
-async def receive(request: Request, given: Services, path: Path) -> tuple[str, int]:
+async def receive(request: Request, services: Services, path: Path) -> tuple[str, int]:
     """Stream an uploaded table into a file; gives its form and its size in bytes.
 
     Raises:
         UnsupportedMedia, TooLarge, Malformed, Invalid, StorageFull: as `bodies.spool`.
     """
-    settings = given.settings
+    settings = services.settings
     said = media_type(request)
     is_json = said != MULTIPART and form_of(said) == "json"
     found = await spool(request, path, settings.json_bytes if is_json else settings.max_upload_bytes)
@@ -104,21 +104,21 @@ async def receive(request: Request, given: Services, path: Path) -> tuple[str, i
     return form, found.size_bytes
 
 
-async def read(given: Services, lane: Lane, raw: Path, form: str) -> Dataset | Parsed:
+async def read(services: Services, lane: Lane, raw: Path, form: str) -> Dataset | Parsed:
     """Parse a file, or give the data set of these very bytes. Stores nothing."""
-    before = await lane.run(lambda: given.rooms.datasets.find(sha256_of(raw), form))
+    before = await lane.run(lambda: services.rooms.datasets.find(sha256_of(raw), form))
     if before is not None and before.status == "ready":
         return before
-    return await given.parser(raw).parse(raw, form, raw.with_name("table"))
+    return await services.parser_for(raw).parse(raw, form, raw.with_name("table"))
 
 
 async def keep(
-    given: Services, lane: Lane, table: Dataset | Parsed, raw: Path, form: str, name: str | None
+    services: Services, lane: Lane, table: Dataset | Parsed, raw: Path, form: str, name: str | None
 ) -> tuple[Dataset, bool]:
     """Store what was read; gives the data set and whether it is new."""
     if isinstance(table, Dataset):
         return table, False
-    return await lane.run(lambda: given.rooms.datasets.add(name, form, raw, table))
+    return await lane.run(lambda: services.rooms.datasets.add(name, form, raw, table))
 
 
 @router.post(
@@ -135,7 +135,7 @@ async def keep(
 async def upload(
     request: Request,
     response: Response,
-    given: Given,
+    services: ServicesDep,
     name: Annotated[str | None, Query(min_length=1, max_length=200, description="A name for people.")] = None,
 ) -> Any:
     """Send a table as the body, or as the one part `file` of a form; `Content-Encoding: gzip`, `deflate` and `zstd` are read.
@@ -146,40 +146,40 @@ async def upload(
     """
     if name is not None and not name.isprintable():
         raise Invalid.at(("query", "name"), "Expected a name of printable characters.")
-    lane = given.lanes.uploads
+    lane = services.lanes.uploads
     async with lane.place():
-        with staging(given) as folder:
+        with staging(services) as folder:
             raw = folder / "raw"
-            form, size = await receive(request, given, raw)
-            if size > given.settings.max_parsed_at_once_bytes:
-                dataset, is_new = await lane.run(lambda: given.rooms.datasets.add_unread(name, form, raw))
-                given.intake.wake()
+            form, size = await receive(request, services, raw)
+            if size > services.settings.max_parsed_at_once_bytes:
+                dataset, is_new = await lane.run(lambda: services.rooms.datasets.add_unread(name, form, raw))
+                services.background_parser.wake()
             else:
-                table = await read(given, lane, raw, form)
-                dataset, is_new = await keep(given, lane, table, raw, form, name)
+                table = await read(services, lane, raw, form)
+                dataset, is_new = await keep(services, lane, table, raw, form, name)
     response.status_code = 202 if dataset.status == "processing" else 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/datasets/{dataset.id}"
     return DatasetOut.of(dataset)
 
 
 @router.get("", response_model=DatasetPage, summary="List data sets", responses=documented(422))
-def list_datasets(given: Given, limit: Limit = 50, after: After = None) -> Any:
+def list_datasets(services: ServicesDep, limit: Limit = 50, after: After = None) -> Any:
     """Give the data sets, newest first."""
-    found, following = given.rooms.datasets.list(limit, after)
+    found, following = services.rooms.datasets.list(limit, after)
     return {"items": [DatasetOut.of(dataset) for dataset in found], "next": following}
 
 
 @router.get("/{id}", response_model=DatasetOut, summary="Get a data set", responses=documented(404, 422))
-def get_dataset(id: Id, given: Given) -> Any:
+def get_dataset(id: Id, services: ServicesDep) -> Any:
     """Give a data set with its columns and their statistics."""
-    return DatasetOut.of(given.rooms.datasets.get(id))
+    return DatasetOut.of(services.rooms.datasets.get(id))
 
 
 @router.get("/{id}/rows", response_model=RowsOut, summary="Get the first rows", responses=documented(404, 409, 422))
-def get_rows(id: Id, given: Given, limit: Limit = 50) -> Any:
+def get_rows(id: Id, services: ServicesDep, limit: Limit = 50) -> Any:
     """Give the first rows as they were posted; missing cells are null."""
-    dataset = given.rooms.datasets.get_ready(id)
-    table = load(given.rooms.datasets.path(dataset.table_key), limit)
+    dataset = services.rooms.datasets.get_ready(id)
+    table = load(services.rooms.datasets.path(dataset.table_key), limit)
     cells = [column.cells(limit) for column in table.columns]
     return {"columns": table.names, "rows": [list(row) for row in zip(*cells, strict=True)]}
 
@@ -191,16 +191,18 @@ def get_rows(id: Id, given: Given, limit: Limit = 50) -> Any:
     responses=documented(400, 404, 408, 409, 413, 415, 422, 507),
     openapi_extra=json_request(DatasetPatch),
 )
-async def patch_dataset(id: Id, body: Annotated[DatasetPatch, Depends(json_body(DatasetPatch))], given: Given) -> Any:
+async def patch_dataset(
+    id: Id, body: Annotated[DatasetPatch, Depends(json_body(DatasetPatch))], services: ServicesDep
+) -> Any:
     """Read the uploaded bytes again with these kinds; jobs keep the kinds they were submitted with."""
-    lane = given.lanes.uploads
+    lane = services.lanes.uploads
     async with lane.place():
-        dataset = await lane.run(lambda: given.rooms.datasets.get_ready(id))
+        dataset = await lane.run(lambda: services.rooms.datasets.get_ready(id))
         kinds = _corrected(dataset, body)
-        raw = given.rooms.datasets.raw_path(dataset)
-        with staging(given) as folder:
-            parsed = await given.parser(raw).parse(raw, dataset.format, folder / "table", kinds)
-            changed = await lane.run(lambda: given.rooms.datasets.replace_table(id, parsed, dataset.table_key))
+        raw = services.rooms.datasets.raw_path(dataset)
+        with staging(services) as folder:
+            parsed = await services.parser_for(raw).parse(raw, dataset.format, folder / "table", kinds)
+            changed = await lane.run(lambda: services.rooms.datasets.replace_table(id, parsed, dataset.table_key))
     return DatasetOut.of(changed)
 
 
@@ -218,6 +220,6 @@ def _corrected(dataset: Dataset, body: DatasetPatch) -> dict[str, str]:
 @router.delete(
     "/{id}", status_code=204, response_class=Response, summary="Delete a data set", responses=documented(404, 409, 422)
 )
-def delete_dataset(id: Id, given: Given) -> None:
+def delete_dataset(id: Id, services: ServicesDep) -> None:
     """Remove a data set; versions trained on it stay."""
-    given.rooms.datasets.delete(id, given.rooms.jobs)
+    services.rooms.datasets.delete(id, services.rooms.jobs)

@@ -38,13 +38,13 @@ Number = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="A version
 
 # these two are asynchronous though they await nothing: a plain function would need a thread of every request,
 # and a busy database could take them all from /livez
-async def services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     """Give the process's services."""
     found: Services = request.app.state.services
     return found
 
 
-Given = Annotated[Services, Depends(services)]
+ServicesDep = Annotated[Services, Depends(get_services)]
 
 
 def require_json(request: Request) -> None:

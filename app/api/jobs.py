@@ -16,13 +16,13 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import ValidationError
 
 from app.api.datasets import keep, read
-from app.api.deps import After, Given, Limit, ModelName, negotiate, require_json
+from app.api.deps import After, Limit, ModelName, ServicesDep, negotiate, require_json
 from app.api.error_handlers import invalid
 from app.api.openapi import documented
 from app.api.request_body import spool, staging
 from app.api.schemas import DryRun, EventPage, JobOut, JobPage
 from app.errors import Invalid, Overloaded
-from app.jobs.submit import prepare, tell
+from app.jobs.submit import describe_dry_run, prepare
 from app.learning.spec import TrainSpec
 from app.records.datasets import Dataset, Parsed
 from app.records.jobs import Job
@@ -109,7 +109,7 @@ async def train(
     name: ModelName,
     request: Request,
     response: Response,
-    given: Given,
+    services: ServicesDep,
     idempotency_key: Annotated[
         str | None,
         Header(min_length=1, max_length=255, description="The same key and body give the same job for 24 hours."),
@@ -122,26 +122,26 @@ async def train(
     resolved specification, the columns and classes, what looks odd, and an estimate of time and memory.
     """
     require_json(request)
-    lane = given.lanes.submissions
+    lane = services.lanes.submissions
     async with lane.place():
-        with staging(given) as folder:
+        with staging(services) as folder:
             body = folder / "body"
-            await spool(request, body, given.settings.json_bytes)
+            await spool(request, body, services.settings.json_bytes)
             digest = await lane.run(lambda: _digest(name, body))
             job = None
             if idempotency_key is not None and not dry_run:
-                job = await lane.run(lambda: given.rooms.jobs.find_submitted(idempotency_key, digest))
+                job = await lane.run(lambda: services.rooms.jobs.find_submitted(idempotency_key, digest))
             if job is None or dry_run:
                 data = folder / "data"
-                spec, table = await _read(given, body, data)
-                prepared = await lane.run(lambda: prepare(given.rooms, table, spec, job_limits(given.settings)))
+                spec, table = await _read(services, body, data)
+                prepared = await lane.run(lambda: prepare(services.rooms, table, spec, job_limits(services.settings)))
                 if dry_run:
-                    told = await lane.run(lambda: tell(given.rooms, table, prepared))
+                    told = await lane.run(lambda: describe_dry_run(services.rooms, table, prepared))
                     return Response(DryRun.model_validate(told).model_dump_json(by_alias=True), media_type=JSON)
-                await lane.run(given.rooms.jobs.check_queue)
-                dataset, _ = await keep(given, lane, table, data, "json", None)
+                await lane.run(services.rooms.jobs.check_queue)
+                dataset, _ = await keep(services, lane, table, data, "json", None)
                 new = prepared.job(name, dataset)
-                job = await lane.run(lambda: given.rooms.jobs.submit(new, idempotency_key, digest))
+                job = await lane.run(lambda: services.rooms.jobs.submit(new, idempotency_key, digest))
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     return JobOut.of(job)
 
@@ -150,8 +150,8 @@ def _digest(name: str, body: Path) -> str:
     return hashlib.sha256(name.encode() + b"\n" + body.read_bytes()).hexdigest()
 
 
-async def _read(given: Services, body: Path, data: Path) -> tuple[TrainSpec, Dataset | Parsed]:
-    reply = await given.parser(body).split(body, data)
+async def _read(services: Services, body: Path, data: Path) -> tuple[TrainSpec, Dataset | Parsed]:
+    reply = await services.parser_for(body).split(body, data)
     document: dict[str, Any] = reply["rest"]
     dataset_id = document.pop("dataset", None)
     if (dataset_id is None) == (not reply["has_data"]):
@@ -161,54 +161,56 @@ async def _read(given: Services, body: Path, data: Path) -> tuple[TrainSpec, Dat
     except ValidationError as error:
         raise invalid(error) from error
     if dataset_id is None:
-        return spec, await read(given, given.lanes.submissions, data, "json")
+        return spec, await read(services, services.lanes.submissions, data, "json")
     if not isinstance(dataset_id, str):
         raise Invalid.at(("dataset",), "Expected dataset to be an id.")
-    return spec, await given.lanes.submissions.run(lambda: given.rooms.datasets.get_ready(dataset_id))
+    return spec, await services.lanes.submissions.run(lambda: services.rooms.datasets.get_ready(dataset_id))
 
 
 @router.get("/jobs", response_model=JobPage, summary="List jobs", responses=documented(422))
 def list_jobs(
-    given: Given,
+    services: ServicesDep,
     status: Annotated[Status | None, Query(description="Only jobs in this state.")] = None,
     model: Annotated[str | None, Query(max_length=64, description="Only jobs of this model.")] = None,
     limit: Limit = 50,
     after: After = None,
 ) -> Any:
     """Give the jobs, newest first."""
-    found, following = given.rooms.jobs.list(limit, after, status, model)
+    found, following = services.rooms.jobs.list(limit, after, status, model)
     return {"items": [JobOut.of(job) for job in found], "next": following}
 
 
 @router.get("/jobs/{id}", response_model=JobOut, summary="Get a job", responses=documented(404, 422))
 async def get_job(
     id: Id,
-    given: Given,
+    services: ServicesDep,
     wait_seconds: Annotated[
         float, Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Wait so long for the job to end.")
     ] = 0,
 ) -> Any:
     """Give a job; with `wait_seconds`, when it has ended or the time is over."""
     deadline = time.monotonic() + wait_seconds
-    job = await asyncio.to_thread(given.rooms.jobs.get, id)
-    while not job.is_terminal and (left := deadline - time.monotonic()) > 0 and not given.is_draining:
-        await given.watch.wait(id, job.last_event, left)
-        job = await asyncio.to_thread(given.rooms.jobs.get, id)
+    job = await asyncio.to_thread(services.rooms.jobs.get, id)
+    while not job.is_terminal and (left := deadline - time.monotonic()) > 0 and not services.is_draining:
+        await services.job_waiter.wait(id, job.last_event, left)
+        job = await asyncio.to_thread(services.rooms.jobs.get, id)
     return JobOut.of(job)
 
 
-async def _place(request: Request, given: Given) -> AsyncIterator[bool]:
+async def _place(request: Request, services: ServicesDep) -> AsyncIterator[bool]:
     """Take one of the places for streams if the request asks for one, until its answer has ended."""
     if negotiate(request, (JSON, "text/event-stream")) == JSON:
         yield False
         return
-    if given.open_streams >= given.settings.max_streams:
-        raise Overloaded(f"Expected at most {given.settings.max_streams} event streams, got one more; try again later.")
-    given.open_streams += 1
+    if services.open_streams >= services.settings.max_streams:
+        raise Overloaded(
+            f"Expected at most {services.settings.max_streams} event streams, got one more; try again later."
+        )
+    services.open_streams += 1
     try:
         yield True
     finally:
-        given.open_streams -= 1
+        services.open_streams -= 1
 
 
 @router.get(
@@ -225,7 +227,7 @@ async def _place(request: Request, given: Given) -> AsyncIterator[bool]:
 )
 async def get_events(
     id: Id,
-    given: Given,
+    services: ServicesDep,
     is_stream: Annotated[bool, Depends(_place)],
     limit: Limit = 50,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events after this id.")] = 0,
@@ -235,23 +237,23 @@ async def get_events(
 
     The stream closes after the event that ends the job.
     """
-    job = await asyncio.to_thread(given.rooms.jobs.get, id)
+    job = await asyncio.to_thread(services.rooms.jobs.get, id)
     if is_stream:
         seen = after if last_event_id is None else last_event_id
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return EventSourceResponse(_stream(given, job, seen), headers=headers)
-    found = await asyncio.to_thread(given.rooms.jobs.events, id, after, limit + 1)
+        return EventSourceResponse(_stream(services, job, seen), headers=headers)
+    found = await asyncio.to_thread(services.rooms.jobs.events, id, after, limit + 1)
     following = str(found[limit - 1]["id"]) if len(found) > limit else None
     return {"items": found[:limit], "next": following}
 
 
-async def _stream(given: Services, job: Job, seen: int) -> AsyncIterator[bytes]:
+async def _stream(services: Services, job: Job, seen: int) -> AsyncIterator[bytes]:
     deadline = time.monotonic() + STREAM_SECONDS
     yield format_sse_event(retry=1000, comment="events of " + job.id)
-    while time.monotonic() < deadline and not given.is_draining:
+    while time.monotonic() < deadline and not services.is_draining:
         # the job first: what it has said by its end is then among the events
-        states = await asyncio.to_thread(given.rooms.jobs.last_events, [job.id])
-        events = await asyncio.to_thread(given.rooms.jobs.events, job.id, seen, _BATCH)
+        states = await asyncio.to_thread(services.rooms.jobs.last_events, [job.id])
+        events = await asyncio.to_thread(services.rooms.jobs.events, job.id, seen, _BATCH)
         for event in events:
             seen = event["id"]
             yield format_sse_event(id=str(seen), event=event["type"], data_str=json.dumps(event))
@@ -259,7 +261,7 @@ async def _stream(given: Services, job: Job, seen: int) -> AsyncIterator[bytes]:
         if status not in ("queued", "running") and seen >= last:
             return
         if not events:
-            await given.watch.wait(job.id, seen, PING_SECONDS)
+            await services.job_waiter.wait(job.id, seen, PING_SECONDS)
             yield format_sse_event(comment="ping")
 
 
@@ -270,9 +272,9 @@ async def _stream(given: Services, job: Job, seen: int) -> AsyncIterator[bytes]:
     summary="Cancel a job",
     responses=documented(404, 409, 422),
 )
-def cancel_job(id: Id, given: Given) -> Any:
+def cancel_job(id: Id, services: ServicesDep) -> Any:
     """End a queued or running job. Nothing that it does after this is kept."""
-    return JobOut.of(given.rooms.jobs.cancel(id))
+    return JobOut.of(services.rooms.jobs.cancel(id))
 
 
 @router.post(
@@ -282,14 +284,14 @@ def cancel_job(id: Id, given: Given) -> Any:
     summary="Resume a job",
     responses=documented(404, 409, 422),
 )
-def resume_job(id: Id, given: Given) -> Any:
+def resume_job(id: Id, services: ServicesDep) -> Any:
     """Queue a failed or cancelled job again."""
-    return JobOut.of(given.rooms.jobs.resume(id))
+    return JobOut.of(services.rooms.jobs.resume(id))
 
 
 @router.delete(
     "/jobs/{id}", status_code=204, response_class=Response, summary="Delete a job", responses=documented(404, 409, 422)
 )
-def delete_job(id: Id, given: Given) -> None:
+def delete_job(id: Id, services: ServicesDep) -> None:
     """Remove an ended job's record and events; its version stays."""
-    given.rooms.jobs.delete(id)
+    services.rooms.jobs.delete(id)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Path as PathParameter
 
-from app.api.deps import After, Given, Limit, json_body, json_request
+from app.api.deps import After, Limit, ServicesDep, json_body, json_request
 from app.api.openapi import documented
 from app.api.schemas import KeyIn, KeyMade, KeyPage
 from app.errors import Invalid
@@ -23,9 +23,9 @@ Id = Annotated[
 
 
 @router.get("", response_model=KeyPage, summary="List keys", responses=documented(422))
-def list_keys(given: Given, limit: Limit = 50, after: After = None) -> Any:
+def list_keys(services: ServicesDep, limit: Limit = 50, after: After = None) -> Any:
     """Give the stored keys, newest first, without the keys themselves; the configured admin key is not among them."""
-    found, following = given.keys.list(limit, after)
+    found, following = services.keys.list(limit, after)
     return {"items": found, "next": following}
 
 
@@ -37,17 +37,17 @@ def list_keys(given: Given, limit: Limit = 50, after: After = None) -> Any:
     responses=documented(400, 408, 413, 415, 422, 507),
     openapi_extra=json_request(KeyIn),
 )
-def add_key(body: Annotated[KeyIn, Depends(json_body(KeyIn))], given: Given) -> Any:
+def add_key(body: Annotated[KeyIn, Depends(json_body(KeyIn))], services: ServicesDep) -> Any:
     """Make a key with these scopes; `admin` may do everything. The answer shows the key this once."""
     if body.name is not None and not body.name.isprintable():
         raise Invalid.at(("name",), "Expected a name of printable characters.")
-    made, secret = given.keys.add(body.name, body.scopes)
+    made, secret = services.keys.add(body.name, body.scopes)
     return {"id": made.id, "name": made.name, "scopes": made.scopes, "created_at": made.created_at, "key": secret}
 
 
 @router.delete(
     "/{id}", status_code=204, response_class=Response, summary="Revoke a key", responses=documented(404, 409, 422)
 )
-def delete_key(id: Id, given: Given) -> None:
+def delete_key(id: Id, services: ServicesDep) -> None:
     """Revoke a key at once; the last admin key stays."""
-    given.keys.delete(id)
+    services.keys.delete(id)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Path as PathParameter
 
-from app.api.deps import After, Given, Limit, ModelName, Number, json_body, json_request
+from app.api.deps import After, Limit, ModelName, Number, ServicesDep, json_body, json_request
 from app.api.openapi import documented
 from app.api.request_body import staging
 from app.api.schemas import AliasHistory, AliasIn, ModelOut, ModelPage, VersionOut
@@ -25,34 +25,34 @@ Alias = Annotated[
 
 
 @router.get("", response_model=ModelPage, summary="List models", responses=documented(422))
-def list_models(given: Given, limit: Limit = 50, after: After = None) -> Any:
+def list_models(services: ServicesDep, limit: Limit = 50, after: After = None) -> Any:
     """Give the models by name."""
-    found, following = given.rooms.registry.list(limit, after)
+    found, following = services.rooms.registry.list(limit, after)
     return {"items": [ModelOut.of(model) for model in found], "next": following}
 
 
 @router.get("/{name}", response_model=ModelOut, summary="Get a model", responses=documented(404, 422))
-def get_model(name: ModelName, given: Given) -> Any:
+def get_model(name: ModelName, services: ServicesDep) -> Any:
     """Give a model with its versions, newest first, and its aliases."""
-    return ModelOut.of(given.rooms.registry.get(name))
+    return ModelOut.of(services.rooms.registry.get(name))
 
 
 @router.delete(
     "/{name}", status_code=204, response_class=Response, summary="Delete a model", responses=documented(404, 409, 422)
 )
-def delete_model(name: ModelName, given: Given) -> None:
+def delete_model(name: ModelName, services: ServicesDep) -> None:
     """Remove a model with every version and alias."""
-    given.model_cache.forget(given.rooms.registry.delete(name))
+    services.version_cache.forget(services.rooms.registry.delete(name))
 
 
 @router.get("/{name}/versions/{n}", response_model=VersionOut, summary="Get a version", responses=documented(404, 422))
-def get_version(name: ModelName, n: Number, given: Given) -> Any:
+def get_version(name: ModelName, n: Number, services: ServicesDep) -> Any:
     """Give a version: its inputs, classes, specification, figures and history. It never changes.
 
     Its status is `failed_load` where its stored files were found to be damaged.
     """
-    version = given.rooms.registry.get_version(name, n)
-    return VersionOut.of(version, is_broken=given.model_cache.is_broken(version))
+    version = services.rooms.registry.get_version(name, n)
+    return VersionOut.of(version, is_broken=services.version_cache.is_broken(version))
 
 
 @router.delete(
@@ -65,11 +65,11 @@ def get_version(name: ModelName, n: Number, given: Given) -> Any:
 def delete_version(
     name: ModelName,
     n: Number,
-    given: Given,
+    services: ServicesDep,
     force: Annotated[bool, Query(description="Even if an alias points at it.")] = False,
 ) -> None:
     """Remove a version; its number is never used again."""
-    given.model_cache.forget([given.rooms.registry.delete_version(name, n, force=force)])
+    services.version_cache.forget([services.rooms.registry.delete_version(name, n, force=force)])
 
 
 @router.get(
@@ -83,17 +83,17 @@ def delete_version(
 async def get_export(
     name: ModelName,
     n: Number,
-    given: Given,
+    services: ServicesDep,
     format: Annotated[Form, Query(description="What to write.")],
 ) -> Response:
     """Give a zip: the model in another program's format, `encoder.json`, and a card that says what goes in.
 
     `saved_model` unpacks to a folder that TensorFlow Serving serves as it is.
     """
-    version = await asyncio.to_thread(given.rooms.registry.get_version, name, n)
-    artifact = await asyncio.to_thread(given.rooms.registry.load, version)
-    with staging(given) as folder:
-        source = given.rooms.registry.folder(version)
+    version = await asyncio.to_thread(services.rooms.registry.get_version, name, n)
+    artifact = await asyncio.to_thread(services.rooms.registry.load, version)
+    with staging(services) as folder:
+        source = services.rooms.registry.folder(version)
         body = await export_version(artifact, version, source, format, folder)
     disposition = f'attachment; filename="{name}-{n}-{format}.zip"'
     return Response(body, media_type="application/zip", headers={"Content-Disposition": disposition})
@@ -107,14 +107,14 @@ async def get_export(
     openapi_extra=json_request(AliasIn),
 )
 def put_alias(
-    name: ModelName, alias: Alias, body: Annotated[AliasIn, Depends(json_body(AliasIn))], given: Given
+    name: ModelName, alias: Alias, body: Annotated[AliasIn, Depends(json_body(AliasIn))], services: ServicesDep
 ) -> Any:
     """Move an alias; `default` is what the bare name means. The version is loaded first; one that cannot be is 409."""
     try:
-        given.model_cache.get(Ref(name, body.version, ""))
+        services.version_cache.get(Ref(name, body.version, ""))
     except Corrupt as error:
         raise Conflict(f"Expected a version that can be loaded: {error.message}") from error
-    return ModelOut.of(given.rooms.registry.set_alias(name, alias, body.version))
+    return ModelOut.of(services.rooms.registry.set_alias(name, alias, body.version))
 
 
 @router.delete(
@@ -124,9 +124,9 @@ def put_alias(
     summary="Delete an alias",
     responses=documented(404, 422),
 )
-def delete_alias(name: ModelName, alias: Alias, given: Given) -> None:
+def delete_alias(name: ModelName, alias: Alias, services: ServicesDep) -> None:
     """Remove an alias; its version stays."""
-    given.rooms.registry.delete_alias(name, alias)
+    services.rooms.registry.delete_alias(name, alias)
 
 
 @router.get(
@@ -138,12 +138,12 @@ def delete_alias(name: ModelName, alias: Alias, given: Given) -> None:
 def get_alias_history(
     name: ModelName,
     alias: Alias,
-    given: Given,
+    services: ServicesDep,
     limit: Limit = 50,
     after: Annotated[int | None, Query(ge=1, le=2**53, description="The `next` of the page before.")] = None,
 ) -> Any:
     """Give every move of an alias, newest first: to which version, when, and why."""
-    moves, following = given.rooms.registry.history(name, alias, limit, after)
+    moves, following = services.rooms.registry.history(name, alias, limit, after)
     items = [{"version": move.version, "reason": move.reason, "at": move.at} for move in moves]
     return {"items": items, "next": None if following is None else str(following)}
 
@@ -154,17 +154,17 @@ def get_alias_history(
     summary="Roll an alias back",
     responses=documented(404, 409, 422),
 )
-def rollback_alias(name: ModelName, alias: Alias, given: Given) -> Any:
+def rollback_alias(name: ModelName, alias: Alias, services: ServicesDep) -> Any:
     """Point an alias back at the version before; deleted and damaged ones are passed over. Twice goes back twice."""
     damaged: set[int] = set()
     while True:
-        target = given.rooms.registry.earlier(name, alias, damaged)
+        target = services.rooms.registry.earlier(name, alias, damaged)
         try:
-            given.model_cache.get(Ref(name, target, ""))
+            services.version_cache.get(Ref(name, target, ""))
         except Corrupt:
             damaged.add(target)
         else:
-            return ModelOut.of(given.rooms.registry.rollback(name, alias, damaged))
+            return ModelOut.of(services.rooms.registry.rollback(name, alias, damaged))
 
 
 @router.get(
@@ -172,6 +172,6 @@ def rollback_alias(name: ModelName, alias: Alias, given: Given) -> Any:
     summary="Get a version's own OpenAPI document",
     responses=documented(404, 422),
 )
-def get_version_document(name: ModelName, n: Number, given: Given) -> dict[str, Any]:
+def get_version_document(name: ModelName, n: Number, services: ServicesDep) -> dict[str, Any]:
     """Give an OpenAPI document with this version's real columns, categories, classes, and an example that works."""
-    return describe(given.rooms.registry.get_version(name, n))
+    return describe(services.rooms.registry.get_version(name, n))

@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from app import __version__
 from app.api.auth import PUBLIC
-from app.api.deps import Given
+from app.api.deps import ServicesDep
 from app.api.openapi import documented
 from app.errors import NotReady, Unavailable
 from app.metrics.request_durations import Tally, TallyReader
@@ -34,23 +34,24 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz", summary="Does it serve?", openapi_extra=PUBLIC, responses=documented(422, is_public=True))
 async def readyz(
-    given: Given, verbose: Annotated[bool, Query(description="Say how the database and the workers are, too.")] = False
+    services: ServicesDep,
+    verbose: Annotated[bool, Query(description="Say how the database and the workers are, too.")] = False,
 ) -> dict[str, Any]:
     """Answer 200 from the end of start-up until draining begins."""
-    if given.is_draining:
+    if services.is_draining:
         raise NotReady("The service is stopping.")
     answer: dict[str, Any] = {"status": "ready"}
-    if given.settings.insecure_no_auth and not given.settings.needs_key:
+    if services.settings.insecure_no_auth and not services.settings.needs_key:
         answer["warning"] = "served without keys: insecure_no_auth"
-    return answer | {"checks": await asyncio.to_thread(_checks, given)} if verbose else answer
+    return answer | {"checks": await asyncio.to_thread(_checks, services)} if verbose else answer
 
 
-def _checks(given: Services) -> dict[str, str]:
+def _checks(services: Services) -> dict[str, str]:
     try:
-        given.rooms.database.ping()
+        services.rooms.database.ping()
     except Unavailable:
         return {"database": "unavailable"}
-    states = {worker["state"] for worker in given.rooms.workers.list()}
+    states = {worker["state"] for worker in services.rooms.workers.list()}
     return {"database": "ok", "workers": "ok" if "alive" in states else "none"}
 
 
@@ -60,9 +61,9 @@ def _checks(given: Services) -> dict[str, str]:
     summary="Prometheus metrics",
     responses=documented(ok={"content": {"text/plain": {"schema": {"type": "string"}}}}),
 )
-async def get_metrics(given: Given) -> Response:
+async def get_metrics(services: ServicesDep) -> Response:
     """Give every metric in Prometheus's text format; where several processes serve, of all of them."""
-    page = await asyncio.to_thread(own_page) if given.totals is None else await given.totals.page()
+    page = await asyncio.to_thread(own_page) if services.totals is None else await services.totals.page()
     return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
@@ -72,21 +73,21 @@ def own_page() -> bytes:
 
 
 @router.get("/api/v1/system", summary="What this system is", responses=documented())
-def get_system(given: Given) -> dict[str, Any]:
+def get_system(services: ServicesDep) -> dict[str, Any]:
     """Give versions, devices, limits, the queue, the workers, and which loaded model computes where."""
-    settings = given.settings
-    counts = given.rooms.jobs.counts()
+    settings = services.settings
+    counts = services.rooms.jobs.counts()
     limits = {name: getattr(settings, name) for name in type(settings).model_fields if name.startswith("max_")}
     return {
         "version": __version__,
         "python": platform.python_version(),
         "libraries": _installed(),
-        "devices": [{"id": "cpu", "name": platform.machine(), "memory_bytes": None}, *given.model_cache.gpus],
-        "serves_on": "gpu:0" if given.model_cache.serves_on_gpu else "cpu",
-        "loaded": given.model_cache.devices(),
+        "devices": [{"id": "cpu", "name": platform.machine(), "memory_bytes": None}, *services.version_cache.gpus],
+        "serves_on": "gpu:0" if services.version_cache.serves_on_gpu else "cpu",
+        "loaded": services.version_cache.devices(),
         "processes": settings.processes,
         "queue": {"queued": counts.get("queued", 0), "running": counts.get("running", 0)},
-        "workers": given.rooms.workers.list(),
+        "workers": services.rooms.workers.list(),
         "limits": limits,
     }
 
@@ -100,37 +101,37 @@ def _installed() -> dict[str, str]:
     return found
 
 
-def open_meter(given: Services, tally: Tally) -> MeterProvider:
+def open_meter(services: Services, tally: Tally) -> MeterProvider:
     """Make the meter whose figures `/metrics` gives, with gauges of our own."""
     provider = MeterProvider([TallyReader(tally)])
     meter = provider.get_meter("fitserve")
 
     def jobs(_options: CallbackOptions) -> list[Observation]:
         try:
-            counts = given.rooms.jobs.counts()
+            counts = services.rooms.jobs.counts()
         except Unavailable:
             # a scrape tells what it can while the database is away
             return []
         return [Observation(counts.get(status, 0), {"status": status}) for status in _STATUSES]
 
     def streams(_options: CallbackOptions) -> list[Observation]:
-        return [Observation(given.open_streams)]
+        return [Observation(services.open_streams)]
 
     def loaded(_options: CallbackOptions) -> list[Observation]:
-        return [Observation(len(given.model_cache.devices()))]
+        return [Observation(len(services.version_cache.devices()))]
 
     def insecure(_options: CallbackOptions) -> list[Observation]:
-        return [Observation(int(given.settings.insecure_no_auth))]
+        return [Observation(int(services.settings.insecure_no_auth))]
 
     def at_work(_options: CallbackOptions) -> list[Observation]:
-        return [Observation(lane.at_work, {"lane": lane.name}) for lane in given.lanes]
+        return [Observation(lane.at_work, {"lane": lane.name}) for lane in services.lanes]
 
     def waiting(_options: CallbackOptions) -> list[Observation]:
-        return [Observation(lane.waiting, {"lane": lane.name}) for lane in given.lanes]
+        return [Observation(lane.waiting, {"lane": lane.name}) for lane in services.lanes]
 
     def refused(_options: CallbackOptions) -> list[Observation]:
-        full = [Observation(lane.refused, {"lane": lane.name, "reason": "full"}) for lane in given.lanes]
-        return full + [Observation(lane.expired, {"lane": lane.name, "reason": "deadline"}) for lane in given.lanes]
+        full = [Observation(lane.refused, {"lane": lane.name, "reason": "full"}) for lane in services.lanes]
+        return full + [Observation(lane.expired, {"lane": lane.name, "reason": "deadline"}) for lane in services.lanes]
 
     meter.create_observable_gauge("fitserve_requests_at_work", [at_work], description="Requests that hold a place.")
     meter.create_observable_gauge("fitserve_requests_waiting", [waiting], description="Requests that wait for one.")

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.api.auth import require
 from app.api.datasets import FORMATS, UPLOAD_BODY, receive
-from app.api.deps import Given, ModelRef, negotiate
+from app.api.deps import ModelRef, ServicesDep, negotiate
 from app.api.openapi import documented
 from app.api.request_body import MULTIPART, media_type, read_body, staging
 from app.api.schemas import Evaluation, PredictionOut, SliceFigures
@@ -22,7 +22,7 @@ from app.learning.requests.prediction_rows import decode
 from app.learning.tables.table import load
 from app.metrics.version_usage import Stopwatch
 from app.records.registry import Ref
-from app.serving.predictor import Loaded, Prediction
+from app.serving.predictor import LoadedVersion, Prediction
 from app.wiring import Services
 
 router = APIRouter(prefix="/api/v1/models", tags=["Predictions"])
@@ -112,7 +112,7 @@ EVALUATE_BODY: dict[str, Any] = {
 async def predict(
     ref: ModelRef,
     request: Request,
-    given: Given,
+    services: ServicesDep,
     top_k: Annotated[int | None, Query(ge=1, le=1000, description="Give the k best classes only.")] = None,
     on_error: Annotated[
         Literal["fail", "null"], Query(description="`null` answers null for rows that cannot be read, and the rest.")
@@ -129,17 +129,17 @@ async def predict(
     if form is None:
         came = media_type(request)[:80] or "none"
         raise UnsupportedMedia(f"Expected Content-Type {', '.join(PREDICT_FORMS)}; got {came!r}.")
-    lane = given.lanes.predictions
+    lane = services.lanes.predictions
     lane.check()
     # a place is for work: a client that sends slowly has none
-    body = await read_body(request, given.settings.max_predict_bytes)
+    body = await read_body(request, services.settings.max_predict_bytes)
     async with lane.place():
         if form in TRANSCODED:
-            body, form = await _transcode(given, form, body), "frame"
+            body, form = await _transcode(services, form, body), "frame"
         ask = _Ask(Ref.parse(ref), form, body, on_error == "null", answer_form, top_k)
-        found, answer = await lane.run(partial(_predict, given, ask, Stopwatch()))
+        found, answer = await lane.run(partial(_predict, services, ask, Stopwatch()))
         if answer_form == ARROW:
-            answer = await _to_arrow(given, answer)
+            answer = await _to_arrow(services, answer)
     headers = {"X-Model": f"{found.loaded.version.model}@{found.loaded.version.version}"}
     if answer_form != "application/json":
         headers["X-Warnings-Total"] = str(len(found.notes))
@@ -156,16 +156,16 @@ class _Ask:
     top_k: int | None
 
 
-def _predict(given: Services, ask: _Ask, watch: Stopwatch) -> tuple[Prediction, bytes]:
-    loaded = given.model_cache.get(ask.ref)
+def _predict(services: Services, ask: _Ask, watch: Stopwatch) -> tuple[Prediction, bytes]:
+    loaded = services.version_cache.get(ask.ref)
     watch.end("queue")
-    with given.statistics.measured(loaded.version.key, watch):
+    with services.usage.measured(loaded.version.key, watch):
         inputs = loaded.artifact.encoder.inputs
         texts = next((each.name for each in inputs if each.kind == "categorical"), None)
         if ask.form == "float32" and texts is not None:
             # 0.1 as float32 is another number, and so another category
             raise Invalid.at((texts,), f"Expected another Content-Type: column {texts!r} has categories, not numbers.")
-        rows = decode(ask.form, ask.body, [each.name for each in inputs], given.settings.max_predict_bytes)
+        rows = decode(ask.form, ask.body, [each.name for each in inputs], services.settings.max_predict_bytes)
         watch.rows = rows.count
         watch.end("input")
         found = loaded.predict(rows, skips_bad=ask.skips_bad)
@@ -173,21 +173,21 @@ def _predict(given: Services, ask: _Ask, watch: Stopwatch) -> tuple[Prediction, 
         return found, WRITERS[ask.answer_form](found, ask.top_k)
 
 
-async def _transcode(given: Services, form: str, body: bytes) -> bytes:
-    with staging(given) as folder:
+async def _transcode(services: Services, form: str, body: bytes) -> bytes:
+    with staging(services) as folder:
         (folder / "body").write_bytes(body)
         # a run of one value is a few bytes however long: unpacked, a cell takes two at least
-        limit = given.settings.max_predict_bytes
-        await given.codec.transcode(folder / "body", form, folder / "frame", limit // 2)
+        limit = services.settings.max_predict_bytes
+        await services.prediction_parser.transcode(folder / "body", form, folder / "frame", limit // 2)
         if (folder / "frame").stat().st_size > UNPACKED * limit:
             raise TooLarge(f"Expected a file of at most {UNPACKED * limit} bytes unpacked, got a larger one.")
         return (folder / "frame").read_bytes()
 
 
-async def _to_arrow(given: Services, columns: bytes) -> bytes:
-    with staging(given) as folder:
+async def _to_arrow(services: Services, columns: bytes) -> bytes:
+    with staging(services) as folder:
         await asyncio.to_thread((folder / "columns").write_bytes, columns)
-        await given.codec.to_arrow(folder / "columns", folder / "arrow")
+        await services.prediction_parser.to_arrow(folder / "columns", folder / "arrow")
         return await asyncio.to_thread((folder / "arrow").read_bytes)
 
 
@@ -203,7 +203,7 @@ async def _to_arrow(given: Services, columns: bytes) -> bytes:
 async def evaluate(
     ref: ModelRef,
     request: Request,
-    given: Given,
+    services: ServicesDep,
     by: Annotated[str | None, Query(max_length=200, description="Score the rows of each value of this column.")] = None,
 ) -> Any:
     """Score a version on labelled rows: a data set, data in the body, or a raw file. Nothing is stored.
@@ -211,19 +211,19 @@ async def evaluate(
     `by` adds `slices`, one for each value of a column, with the main figures of its rows. A stored data set takes a key
     that may read it, one with the scope `train`.
     """
-    lane = given.lanes.evaluations
+    lane = services.lanes.evaluations
     async with lane.place():
-        loaded = await lane.run(lambda: given.model_cache.get(Ref.parse(ref)))
-        with staging(given) as folder:
-            path = await _labelled(request, given, folder)
+        loaded = await lane.run(lambda: services.version_cache.get(Ref.parse(ref)))
+        with staging(services) as folder:
+            path = await _labelled(request, services, folder)
             return await lane.run(lambda: _evaluate(loaded, path, by))
 
 
-async def _labelled(request: Request, given: Services, folder: Path) -> Path:
+async def _labelled(request: Request, services: Services, folder: Path) -> Path:
     """Give the table that a request is about: a data set's, or one in the folder that its body is parsed into."""
     raw = folder / "body"
-    form, _ = await receive(request, given, raw)
-    parser = given.parser(raw)
+    form, _ = await receive(request, services, raw)
+    parser = services.parser_for(raw)
     dataset_id = None
     if form == "json" and media_type(request) != MULTIPART:
         reply = await parser.split(raw, folder / "data")
@@ -238,11 +238,11 @@ async def _labelled(request: Request, given: Services, folder: Path) -> Path:
         raise Invalid.at(("dataset",), "Expected dataset to be an id.")
     # its slices and scores tell what is in it
     require(request, "train")
-    dataset = await given.lanes.evaluations.run(lambda: given.rooms.datasets.get_ready(dataset_id))
-    return given.rooms.datasets.path(dataset.table_key)
+    dataset = await services.lanes.evaluations.run(lambda: services.rooms.datasets.get_ready(dataset_id))
+    return services.rooms.datasets.path(dataset.table_key)
 
 
-def _evaluate(loaded: Loaded, path: Path, by: str | None) -> dict[str, Any]:
+def _evaluate(loaded: LoadedVersion, path: Path, by: str | None) -> dict[str, Any]:
     found = loaded.evaluate(load(path), by)
     head = {"model": loaded.version.model, "version": loaded.version.version}
     slices = [

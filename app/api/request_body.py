@@ -143,13 +143,13 @@ async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLarge(f"Expected a body of at most {limit} bytes, got {int(declared)}.")
-    came = given = 0
+    came = decompressed = 0
     async for chunk in request.stream():
         # a compressed stream may be of any length and hold nothing
         came += len(chunk)
         async for piece in _pieces(chunk, decompressor):
-            given += len(piece)
-            if given > limit:
+            decompressed += len(piece)
+            if decompressed > limit:
                 raise TooLarge(
                     f"Expected a body of at most {limit} bytes{' when decompressed' if decompressor else ''}, got more."
                 )
@@ -202,9 +202,9 @@ async def spool(request: Request, path: Path, limit: int) -> Spooled:
 
 
 @contextmanager
-def staging(given: Services) -> Iterator[Path]:
+def staging(services: Services) -> Iterator[Path]:
     """Give a request a folder on the store's disk, removed at the end."""
-    with disk_full_is_a_fact(), given.rooms.blobs.staging(REQUEST) as folder:
+    with disk_full_is_a_fact(), services.rooms.blobs.staging(REQUEST) as folder:
         yield folder
 
 

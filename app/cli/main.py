@@ -93,7 +93,7 @@ def _work(settings: Settings, parent: int | None) -> None:
     if parent is not None:
         die_with_parent(parent)
     configure(settings.log_level)
-    from app.jobs.worker import Means, Worker
+    from app.jobs.worker import Worker, WorkerSettings
     from app.wiring import encoded_bytes, open_rooms
 
     _make_data_dir(settings)
@@ -105,7 +105,7 @@ def _work(settings: Settings, parent: int | None) -> None:
     try:
         slots = max(settings.workers, 1)
         cache = settings.data_dir.absolute() / "cache"
-        means = Means(slots, encoded_bytes(settings), settings.checkpoint_seconds, cache)
+        means = WorkerSettings(slots, encoded_bytes(settings), settings.checkpoint_seconds, cache)
         Worker(rooms, settings.worker_name, means).run()
     finally:
         engine.close()

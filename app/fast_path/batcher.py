@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Busy
-from app.fast_path.encode import CALL_CELLS, Encoded, QuickMatrix, RowWarning
+from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder, RowWarning
 from app.fast_path.parse import Matrix
 from app.serving.admission import Lane
 
@@ -67,7 +67,7 @@ class _Asked(NamedTuple):
     tell: Tell
 
 
-class Turns:
+class Batcher:
     """The requests of one version.
 
     Args:
@@ -79,7 +79,7 @@ class Turns:
     """
 
     def __init__(
-        self, network: Network, matrix: QuickMatrix | None, multiplications: int, cpu_rows: int, lane: Lane
+        self, network: Network, matrix: MatrixEncoder | None, multiplications: int, cpu_rows: int, lane: Lane
     ) -> None:
         self._network = network
         self._matrix = matrix

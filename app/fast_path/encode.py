@@ -15,7 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.fast_path.parse import Matrix
-from app.learning.encoding.cell_warnings import NoteCode
+from app.learning.encoding.cell_warnings import WarningCode
 from app.learning.encoding.encoder import UNSEEN, Encoder, Input
 from app.learning.encoding.read_cells import reader
 from app.learning.requests.prediction_rows import Rows
@@ -31,7 +31,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 RowWarning = tuple[int, bytes]
 
 
-def warning_of(column: str, code: NoteCode) -> bytes:
+def warning_of(column: str, code: WarningCode) -> bytes:
     """Give what follows the row in a warning's JSON object."""
     return b'"column":%b,"code":"%b"}' % (orjson.dumps(column), code.encode())
 
@@ -63,7 +63,7 @@ class Encoded:
         return len(self.x)
 
 
-class QuickMatrix:
+class MatrixEncoder:
     """Encodes matrices for an encoder all of whose inputs are numbers."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -81,7 +81,7 @@ class QuickMatrix:
         self._is_tame = bool((np.abs(ends) <= _FLOAT32_MAX).all())
 
     @classmethod
-    def of(cls, encoder: Encoder) -> QuickMatrix | None:
+    def of(cls, encoder: Encoder) -> MatrixEncoder | None:
         """Make one, or give None for an encoder with other inputs."""
         return cls(encoder) if all(each.kind == "numeric" for each in encoder.inputs) else None
 
@@ -129,7 +129,7 @@ class QuickMatrix:
         return [(row, self._warnings[j]) for row, j in zip(rows.tolist(), columns.tolist(), strict=True)]
 
 
-class QuickRows:
+class RowEncoder:
     """Encodes a few rows of any kind, cell by cell."""
 
     def __init__(self, encoder: Encoder, target: str) -> None:

@@ -18,7 +18,7 @@ from app.fast_path.batcher import Answered
 from app.fast_path.encode import Encoded
 from app.fast_path.open_inference import read_matrix
 from app.fast_path.parse import Matrix, MatrixReader
-from app.fast_path.version import Served
+from app.fast_path.version import FastVersion
 from app.http.answers import to_json
 from app.http.protocol_errors import OPEN_INFERENCE, TENSORFLOW_SERVING
 from app.learning.requests.json_with_nan import load_loose_json
@@ -27,7 +27,7 @@ from app.learning.requests.prediction_rows import decode
 from app.learning.requests.tensorflow_serving import read_predict
 from app.metrics.version_usage import Stopwatch
 from app.records.registry import DEFAULT, Ref
-from app.serving.predictor import Loaded
+from app.serving.predictor import LoadedVersion
 
 #: media types, as they come, and how such a body is read
 FORMS = {
@@ -64,20 +64,20 @@ class Written(NamedTuple):
     body: bytes
 
 
-class Dialect(Protocol):
+class WireFormat(Protocol):
     """One way to ask and to answer."""
 
     #: as FastAPI's telemetry calls it
     route: str
 
     @property
-    def long(self) -> Callable[[Served, Loaded, bytes, Stopwatch], Written | None] | None:
+    def long(self) -> Callable[[FastVersion, LoadedVersion, bytes, Stopwatch], Written | None] | None:
         """What answers a long body in a thread, and tells a watch the rows, and the ends of input and infer; or None."""
 
-    def read(self, served: Served, body: bytes, reader: MatrixReader, /) -> Read | None:
+    def read(self, served: FastVersion, body: bytes, reader: MatrixReader, /) -> Read | None:
         """Read a short body."""
 
-    def write(self, served: Served, found: Answered, about: Any, /) -> Written:
+    def write(self, served: FastVersion, found: Answered, about: Any, /) -> Written:
         """Write an answer."""
 
 
@@ -93,7 +93,7 @@ class Native:
     def __init__(self, form: str) -> None:
         self.form = form
 
-    def read(self, served: Served, body: bytes, reader: MatrixReader) -> Read | None:
+    def read(self, served: FastVersion, body: bytes, reader: MatrixReader) -> Read | None:
         """Read a matrix, or a few rows of any kind in JSON."""
         rows: Matrix | Encoded | None = None
         if served.takes_matrices:
@@ -102,11 +102,11 @@ class Native:
             rows = served.encode(decode(self.form, body, served.names, 0))
         return None if rows is None else Read(rows)
 
-    def write(self, served: Served, found: Answered, _about: Any) -> Written:
+    def write(self, served: FastVersion, found: Answered, _about: Any) -> Written:
         """Write the contract's JSON object."""
         return Written(served.line, JSON, served.answers.write(found.probabilities, found.best, found.warnings))
 
-    def long(self, served: Served, loaded: Loaded, body: bytes, watch: Stopwatch) -> Written | None:
+    def long(self, served: FastVersion, loaded: LoadedVersion, body: bytes, watch: Stopwatch) -> Written | None:
         """Answer a long body.
 
         Raises:
@@ -144,7 +144,7 @@ class Instances:
     def __init__(self, route: str) -> None:
         self.route = route
 
-    def read(self, served: Served, body: bytes, reader: MatrixReader) -> Read | None:
+    def read(self, served: FastVersion, body: bytes, reader: MatrixReader) -> Read | None:
         """Read instances, or inputs, that are rows of numbers, or a few of any kind."""
         if served.takes_matrices:
             for key, answer in ((b"instances", b"predictions"), (b"inputs", b"outputs")):
@@ -157,7 +157,7 @@ class Instances:
         encoded = served.encode_known(cells)
         return None if encoded is None else Read(encoded, word.encode())
 
-    def write(self, _served: Served, found: Answered, about: Any) -> Written:
+    def write(self, _served: FastVersion, found: Answered, about: Any) -> Written:
         """Write a list of probabilities for each row."""
         rows = orjson.dumps(found.probabilities, option=orjson.OPT_SERIALIZE_NUMPY)
         return Written(b"", JSON, b'{"%b":%b}' % (about, rows))
@@ -177,7 +177,7 @@ class Infer:
         self.route = route
         self._json_bytes = json_bytes
 
-    def read(self, served: Served, body: bytes, reader: MatrixReader) -> Read | None:
+    def read(self, served: FastVersion, body: bytes, reader: MatrixReader) -> Read | None:
         """Read one tensor of all columns, or a few rows of any kind."""
         if served.takes_matrices:
             found = read_matrix(body, self._json_bytes, served.names, reader)
@@ -189,7 +189,7 @@ class Infer:
         encoded = served.encode_known(asked.rows)
         return None if encoded is None else Read(encoded, (asked.id, asked.outputs))
 
-    def write(self, served: Served, found: Answered, about: tuple[str | None, tuple[Output, ...]]) -> Written:
+    def write(self, served: FastVersion, found: Answered, about: tuple[str | None, tuple[Output, ...]]) -> Written:
         """Write the outputs that were asked for, as JSON or as bytes after it."""
         request_id, outputs = about
         head = served.head if request_id is None else {**served.head, "id": request_id}
@@ -236,7 +236,7 @@ def _place(path: bytes) -> tuple[str, Ref] | None:
     return None
 
 
-def dialect_of(path: bytes, headers: Headers) -> tuple[Dialect, Ref] | None:
+def dialect_of(path: bytes, headers: Headers) -> tuple[WireFormat, Ref] | None:
     """Give how a POST speaks, and of what; None where its route has to look at it.
 
     Args:

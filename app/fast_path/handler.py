@@ -16,15 +16,15 @@ from weakref import WeakKeyDictionary
 
 from app.errors import Busy, FitserveError
 from app.fast_path.batcher import Answered
-from app.fast_path.formats import LOOP_ROWS_BYTES, Dialect, Written, dialect_of
+from app.fast_path.formats import LOOP_ROWS_BYTES, WireFormat, Written, dialect_of
 from app.fast_path.parse import MatrixReader
-from app.fast_path.version import LOOP_BYTES, Served
-from app.http.gate import HEADERS, Edge, identify, new_id
+from app.fast_path.version import LOOP_BYTES, FastVersion
+from app.http.gate import HEADERS, RequestGate, identify, new_id
 from app.http.policy import POLICY, allows
 from app.metrics.request_durations import Series, Tally
 from app.metrics.version_usage import Part, Stopwatch
 from app.records.registry import Ref
-from app.serving.predictor import Loaded
+from app.serving.predictor import LoadedVersion
 from app.wiring import Services
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Asked(NamedTuple):
     """A plain request: what it is about, how it speaks, and when it began."""
 
     ref: Ref
-    dialect: Dialect
+    dialect: WireFormat
     path: str
     headers: Headers
     #: those there were when its own was looked at
@@ -82,7 +82,7 @@ class _Come(NamedTuple):
     series: Series
 
 
-class Hot:
+class FastPath:
     """The short way.
 
     Args:
@@ -90,17 +90,17 @@ class Hot:
         edge: what every request passes, this way too.
     """
 
-    def __init__(self, given: Services, tally: Tally, edge: Edge) -> None:
-        self._given = given
+    def __init__(self, services: Services, tally: Tally, edge: RequestGate) -> None:
+        self._services = services
         self._tally = tally
         self._edge = edge
-        self._lane = given.lanes.predictions
+        self._lane = services.lanes.predictions
         #: a longer body is refused by the route
-        self.most_bytes = given.settings.max_predict_bytes
+        self.most_bytes = services.settings.max_predict_bytes
         self._reader = MatrixReader()
-        self._served: WeakKeyDictionary[Loaded, Served] = WeakKeyDictionary()
+        self._served: WeakKeyDictionary[LoadedVersion, FastVersion] = WeakKeyDictionary()
         self._heads: dict[bytes, _Head] = {}
-        self._asking: dict[Ref, asyncio.Task[Loaded | None]] = {}
+        self._asking: dict[Ref, asyncio.Task[LoadedVersion | None]] = {}
         # the event loop keeps no task alive
         self._tasks = set[asyncio.Task[None]]()
 
@@ -111,7 +111,7 @@ class Hot:
             path: as it came, with its query.
         """
         # before the key is looked at: they may change meanwhile
-        keys = self._given.keys.known
+        keys = self._services.keys.known
         named = dict(headers)
         spoken = dialect_of(path, named)
         # a header that came twice, and what only the route can undo
@@ -129,10 +129,10 @@ class Hot:
         return length.isdigit() and len(length) < 20 and int(length) <= self.most_bytes
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
-        if not self._given.settings.needs_key:
+        if not self._services.settings.needs_key:
             return True
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-        scopes = self._given.keys.scopes(key.decode("latin-1")) if scheme == b"Bearer" else None
+        scopes = self._services.keys.scopes(key.decode("latin-1")) if scheme == b"Bearer" else None
         return scopes is not None and allows(scopes, POLICY["predict"])
 
     def recall(self, request: bytes) -> tuple[Asked, bytes] | None:
@@ -142,7 +142,7 @@ class Hot:
         """
         end = request.find(b"\r\n\r\n") + 4
         head = self._heads.get(request[:end])
-        if head is None or len(request) != end + head.size or head.asked.keys is not self._given.keys.known:
+        if head is None or len(request) != end + head.size or head.asked.keys is not self._services.keys.known:
             return None
         asked = head.asked
         return Asked(*asked[:5], new_id(), time.perf_counter()), request[end:]
@@ -163,7 +163,7 @@ class Hot:
         series = self._tally.series("POST", asked.dialect.route)
         series.active += 1
         come = _Come(asked, body, entered, tell, series)
-        loaded = self._given.model_cache.known(asked.ref)
+        loaded = self._services.version_cache.known(asked.ref)
         if loaded is None:
             self._start(self._find(come))
         else:
@@ -184,13 +184,13 @@ class Hot:
         if loaded is not None:
             self._serve(loaded, come)
 
-    def _serve(self, loaded: Loaded, come: _Come) -> None:
+    def _serve(self, loaded: LoadedVersion, come: _Come) -> None:
         dialect, body = come.asked.dialect, come.body
         read = served = None
         try:
             served = self._served.get(loaded)
             if served is None:
-                served = self._served[loaded] = Served(loaded, self._lane)
+                served = self._served[loaded] = FastVersion(loaded, self._lane)
             if len(body) <= LOOP_BYTES:
                 read = dialect.read(served, body, self._reader)
         except FitserveError:
@@ -210,7 +210,9 @@ class Hot:
         else:
             self._leave(come, None)
 
-    def _write(self, come: _Come, served: Served, about: Any, read_at: float, found: Answered | Busy | None) -> None:
+    def _write(
+        self, come: _Come, served: FastVersion, about: Any, read_at: float, found: Answered | Busy | None
+    ) -> None:
         if not isinstance(found, Answered):
             self._leave(come, found)
             return
@@ -222,14 +224,14 @@ class Hot:
             logger.exception("an answer could not be written, or not be counted")
         self._leave(come, written)
 
-    def _count(self, come: _Come, served: Served, read_at: float, found: Answered) -> None:
+    def _count(self, come: _Come, served: FastVersion, read_at: float, found: Answered) -> None:
         ns: dict[Part, int] = {
             "queue": int((found.began - read_at) * 1e9),
             "input": int((read_at - come.entered) * 1e9),
             "infer": int((found.ended - found.began) * 1e9),
             "output": int((time.perf_counter() - found.ended) * 1e9),
         }
-        self._given.statistics.add_shared(served.key, len(found.best), ns, executions=found.is_first)
+        self._services.usage.add_shared(served.key, len(found.best), ns, executions=found.is_first)
 
     async def _serve_long(self, work: Callable[[Stopwatch], Written | None], key: str, come: _Come) -> None:
         found: Written | Busy | None = None
@@ -243,7 +245,7 @@ class Hot:
             found = await self._lane.work(run, come.entered)
             if found is not None:
                 watch.end("output")
-                self._given.statistics.add(key, watch)
+                self._services.usage.add(key, watch)
         except Busy as error:
             found = error
         except FitserveError:
@@ -272,24 +274,24 @@ class Hot:
         head = _HEAD % (lines, len(body), media_type, _HEADERS, asked.request_id.encode())
         come.tell(Answer(head, body))
 
-    async def _ask(self, ref: Ref) -> Loaded | None:
+    async def _ask(self, ref: Ref) -> LoadedVersion | None:
         """Ask the database, once for all who wait; None where the route has to say what is wrong."""
         begun = self._asking.get(ref)
         if begun is not None:
             await asyncio.wait([begun], timeout=PATIENCE_SECONDS)
             # it may have looked before the commit that this request comes after
-            loaded = self._given.model_cache.known(ref)
+            loaded = self._services.version_cache.known(ref)
             if loaded is not None:
                 return loaded
         task = self._asking.get(ref)
         if task is None:
             task = self._asking[ref] = asyncio.create_task(self._load(ref))
         await asyncio.wait([task], timeout=PATIENCE_SECONDS)
-        return task.result() if task.done() else self._given.model_cache.last_known(ref)
+        return task.result() if task.done() else self._services.version_cache.last_known(ref)
 
-    async def _load(self, ref: Ref) -> Loaded | None:
+    async def _load(self, ref: Ref) -> LoadedVersion | None:
         try:
-            return await asyncio.to_thread(self._given.model_cache.get, ref)
+            return await asyncio.to_thread(self._services.version_cache.get, ref)
         except FitserveError:
             return None
         except Exception:

@@ -14,15 +14,15 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import Busy
-from app.fast_path.handler import Answer, Asked, Hot
+from app.fast_path.handler import Answer, Asked, FastPath
 
 #: what is written at once, without waiting for more
-CORKED_BYTES = 64 * 1024
+BUFFER_BYTES = 64 * 1024
 #: how long a plain request's body may take to come; after that the route waits for it, with its own limit
 HELD_SECONDS = 0.5
 
 
-class Corked:
+class BufferedTransport:
     """A transport that writes once what was given to it within one turn of the event loop: an answer's head and body.
 
     A write to a socket is half of what a small answer costs.
@@ -40,7 +40,7 @@ class Corked:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
         self._size += len(data)
-        if self._size > CORKED_BYTES:
+        if self._size > BUFFER_BYTES:
             self._flush()
 
     def write_whole(self, data: bytes) -> None:
@@ -68,7 +68,7 @@ class Corked:
         return getattr(self._transport, name)
 
 
-class StandIn:
+class UnusedCycle:
     """What stands in the place of one of uvicorn's cycles, with all that uvicorn looks at."""
 
     #: that of a cycle wakes whoever waits for its body
@@ -79,7 +79,7 @@ class StandIn:
         self.response_complete = self.disconnected = False
 
 
-class _Exchange(StandIn):
+class _Exchange(UnusedCycle):
     """A plain request and its answer."""
 
     def __init__(self, asked: Asked) -> None:
@@ -95,10 +95,10 @@ class _Exchange(StandIn):
         self.size += len(part)
 
 
-class ExchangeProtocol(HttpToolsProtocol):
+class FastHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, where the short way is asked first, and no request changes the protocol of its connection."""
 
-    hot: Hot
+    hot: FastPath
     transport: Any
     cycle: Any
     _patience: asyncio.TimerHandle | None = None
@@ -107,7 +107,7 @@ class ExchangeProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to write less often."""
-        super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
+        super().connection_made(cast("asyncio.Transport", BufferedTransport(transport, self.loop)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the route end what was begun."""

@@ -5,42 +5,42 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from app.fast_path.batcher import Tell, Turns
-from app.fast_path.encode import CALL_CELLS, Encoded, QuickMatrix, QuickRows, RowWarning
+from app.fast_path.batcher import Batcher, Tell
+from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder, RowEncoder, RowWarning
 from app.fast_path.parse import Matrix
-from app.fast_path.write import JsonAnswers
+from app.fast_path.write import AnswerWriter
 from app.learning.requests.prediction_rows import Rows
 from app.learning.tables.table import spell
 from app.serving.admission import Lane
-from app.serving.predictor import Loaded
+from app.serving.predictor import LoadedVersion
 
 #: bytes of a body of numbers that are read on the event loop: each takes about a millisecond at most. A thread makes the
 #: encoder and the network of a large body run beside the loop; the parsers hold Python's lock anywhere
 LOOP_BYTES = 256 * 1024
 
 
-class Served:
+class FastVersion:
     """What is worked out once from a loaded version, which it does not hold: who forgets that, forgets this.
 
     More rows than one request may have go to the route.
     """
 
-    def __init__(self, loaded: Loaded, lane: Lane) -> None:
+    def __init__(self, loaded: LoadedVersion, lane: Lane) -> None:
         version, encoder, runtime = loaded.version, loaded.artifact.encoder, loaded.runtime
         self.key = version.key
         self.names = [each.name for each in encoder.inputs]
         self.width = len(self.names)
-        self.answers = JsonAnswers(loaded)
+        self.answers = AnswerWriter(loaded)
         #: what stands in every answer: the contract's line of the head, V2's first fields, and the classes as texts
         self.line = f"x-model: {version.model}@{version.version}\r\n".encode()
         self.head = {"model_name": version.model, "model_version": str(version.version)}
         self.classes = [spell(label) for label in loaded.artifact.classes]
         self._network = runtime.probabilities
         self._most_rows = loaded.most_rows
-        self._matrix = QuickMatrix.of(encoder)
-        self._rows = QuickRows(encoder, loaded.target)
+        self._matrix = MatrixEncoder.of(encoder)
+        self._rows = RowEncoder(encoder, loaded.target)
         multiplications = sum(weight.size for weight in loaded.artifact.weights.values())
-        self._turns = Turns(self._network, self._matrix, multiplications, runtime.cpu_rows, lane)
+        self._turns = Batcher(self._network, self._matrix, multiplications, runtime.cpu_rows, lane)
 
     @property
     def takes_matrices(self) -> bool:

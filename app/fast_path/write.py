@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from app.fast_path.encode import RowWarning
 from app.learning.encoding.cell_warnings import MAX_WARNINGS
-from app.serving.predictor import Loaded
+from app.serving.predictor import LoadedVersion
 
 
-class JsonAnswers:
+class AnswerWriter:
     """Writes what `to_json` would, for one version whose part of the answer is written once."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedVersion) -> None:
         version, classes = loaded.version, loaded.artifact.classes
         head = {"model": version.model, "version": version.version, "classes": classes}
         self._head = orjson.dumps(head)[:-1] + b',"predictions":['

@@ -28,7 +28,7 @@ HEADERS = [
 ]
 
 
-class Edge:
+class RequestGate:
     """ASGI middleware around the whole application.
 
     Args:

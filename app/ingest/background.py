@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 
 from app.errors import Conflict, FitserveError, NotFound, StorageFull, Unavailable
-from app.ingest.parser_process import Ingest
+from app.ingest.parser_process import ParserProcess
 from app.records.datasets import Dataset, Datasets
 from app.storage.blobs import Blobs
 
@@ -18,10 +18,10 @@ RETRY_SECONDS = 5.0
 STAGING = "intake"
 
 
-class Intake:
+class BackgroundParser:
     """The queue of data sets that are stored and not yet read; its truth is their status in the database."""
 
-    def __init__(self, datasets: Datasets, blobs: Blobs, ingest: Ingest) -> None:
+    def __init__(self, datasets: Datasets, blobs: Blobs, ingest: ParserProcess) -> None:
         self._datasets, self._blobs, self._ingest = datasets, blobs, ingest
         self._news = asyncio.Event()
 

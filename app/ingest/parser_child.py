@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from app.errors import FitserveError, Invalid, Malformed, StorageFull, TooLarge, is_disk_full
-from app.learning.tables.infer_columns import Bounds, Portions
+from app.learning.tables.infer_columns import MemoryBudget, TableLimits
 from app.learning.tables.parse_text import load_json
 from app.learning.tables.read_arrow import transcode, write_arrow
 from app.learning.tables.read_csv import open_source
@@ -35,7 +35,7 @@ def answer(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
     if request["op"] == "split":
         return split(Path(request["body"]), Path(request["data"]))
     if request["op"] == "transcode":
-        frame = transcode(Path(request["raw"]), request["form"], Bounds(**request["bounds"]))
+        frame = transcode(Path(request["raw"]), request["form"], TableLimits(**request["bounds"]))
         Path(request["out"]).write_bytes(frame)
         return {}
     if request["op"] == "to_arrow":
@@ -43,12 +43,14 @@ def answer(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
         return {}
     free = max(0, memory_bytes - used_bytes())
     # the column that is made of a pass's texts, and the texts of a block of short ones, take several times what they do
-    return read_table(request, Portions(free // 4, min(MAX_BLOCK_BYTES, free // 32 + 1)))
+    return read_table(request, MemoryBudget(free // 4, min(MAX_BLOCK_BYTES, free // 32 + 1)))
 
 
-def read_table(request: dict[str, Any], portions: Portions) -> dict[str, Any]:
+def read_table(request: dict[str, Any], portions: MemoryBudget) -> dict[str, Any]:
     """Parse a file into a table file, and describe it, a column at a time."""
-    source = open_source(Path(request["raw"]), request["form"], Bounds(**request["bounds"]), request["kinds"], portions)
+    source = open_source(
+        Path(request["raw"]), request["form"], TableLimits(**request["bounds"]), request["kinds"], portions
+    )
     described = []
 
     def columns() -> Iterator[Column]:

@@ -27,7 +27,7 @@ _FACTS: dict[str, type[FitserveError]] = {
 _AT_ONCE = {"_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
 
 
-class Ingest:
+class ParserProcess:
     """A warm child that parses one file at a time.
 
     Args:

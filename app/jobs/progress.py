@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 REPORT_SECONDS = 0.25
 
 
-class Relay:
+class JobProgress:
     """Gathers a child's events and commits them a few times a second."""
 
     def __init__(self, rooms: Rooms, claim: Claim) -> None:

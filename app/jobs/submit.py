@@ -98,7 +98,7 @@ def _adopted(spec: TrainSpec, origin: Version, table: Dataset | Parsed) -> Train
     return spec
 
 
-def tell(rooms: Rooms, table: Dataset | Parsed, prepared: Prepared) -> dict[str, Any]:
+def describe_dry_run(rooms: Rooms, table: Dataset | Parsed, prepared: Prepared) -> dict[str, Any]:
     """Tell what a training job would be: its settled specification, the table, and what looks odd about it."""
     resolved = prepared.resolved
     path = table.path if isinstance(table, Parsed) else rooms.datasets.path(table.table_key)

@@ -11,7 +11,7 @@ from typing import Any
 from app.system.child_process import SAID_LINES, command, keep_said
 
 
-class Child:
+class TrainingProcess:
     """One training process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -22,7 +22,7 @@ class Child:
         self._listener = asyncio.create_task(keep_said(process.stderr, self.said))
 
     @classmethod
-    async def spawn(cls, environment: dict[str, str]) -> Child:
+    async def spawn(cls, environment: dict[str, str]) -> TrainingProcess:
         """Start a child that imports Keras and then waits for its request."""
         process = await asyncio.create_subprocess_exec(
             *command("app.jobs.training_child"),

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 
 
-class Watch:
+class JobWaiter:
     """Wakes those who wait for a job's next event."""
 
     def __init__(self, jobs: Jobs) -> None:

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from dbos import DBOS, DBOSConfig
 
 from app.errors import FitserveError, NotFound, StorageFull, Unavailable, is_disk_full
-from app.jobs.progress import REPORT_SECONDS, Relay
+from app.jobs.progress import REPORT_SECONDS, JobProgress
 from app.jobs.publish import publish
 from app.jobs.submit import CHOSEN
-from app.jobs.training_process import Child
+from app.jobs.training_process import TrainingProcess
 from app.records.jobs import MAX_CRASHES, Claim, Job
 from app.records.registry import Ref
 from app.records.rooms import Rooms
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Means:
+class WorkerSettings:
     """What a worker gives its jobs.
 
     Args:
@@ -91,14 +91,14 @@ class _Failed(Exception):
 class Worker:
     """Carries out jobs, as many at a time as it has means for."""
 
-    def __init__(self, rooms: Rooms, name: str, means: Means) -> None:
+    def __init__(self, rooms: Rooms, name: str, means: WorkerSettings) -> None:
         self._rooms = rooms
         self._name = name
         self._means = means
         self._gpus = [gpu["id"] for gpu in gpus()]
         #: the GPU of each running job that may have one, by the job's id
         self._given: dict[str, str] = {}
-        self._warm: asyncio.Task[Child] | None = None
+        self._warm: asyncio.Task[TrainingProcess] | None = None
         #: a task for each job, named by its id
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -176,15 +176,15 @@ class Worker:
     def _warm_up(self) -> None:
         """Have a child import Keras for the next job, but for one that does so already."""
         if self._warm is None and not self._stopping.is_set():
-            self._warm = asyncio.create_task(Child.spawn(self._means.environment()))
+            self._warm = asyncio.create_task(TrainingProcess.spawn(self._means.environment()))
 
-    async def _child(self) -> Child:
+    async def _child(self) -> TrainingProcess:
         warm, self._warm = self._warm, None
         child = None if warm is None else await warm
         return (
             child
             if child is not None and child.process.returncode is None
-            else await Child.spawn(self._means.environment())
+            else await TrainingProcess.spawn(self._means.environment())
         )
 
     async def _take(self, job_id: str, workflow_id: str) -> None:
@@ -266,9 +266,9 @@ class Worker:
             raise _Failed("invalid_data", error.message, "start_from") from error
         return {"folder": str(self._rooms.registry.folder(version)), "sha256": version.sha256}
 
-    async def _converse(self, child: Child, job: Job, claim: Claim, folder: Path) -> None:
+    async def _converse(self, child: TrainingProcess, job: Job, claim: Claim, folder: Path) -> None:
         await child.ask(await asyncio.to_thread(self._request, job, folder))
-        relay = Relay(self._rooms, claim)
+        relay = JobProgress(self._rooms, claim)
         kills = out_of_memory_kills()
         deadline = time.monotonic() + float(job.spec["fit"]["max_seconds"]) + GRACE_SECONDS
         reading = asyncio.create_task(child.event())
@@ -326,14 +326,21 @@ class Worker:
         self._given[job.id] = min(self._gpus, key=taken.count)
         return self._given[job.id]
 
-    async def _keep(self, job: Job, relay: Relay, file: Path) -> None:
+    async def _keep(self, job: Job, relay: JobProgress, file: Path) -> None:
         try:
             await asyncio.to_thread(self._rooms.checkpoints.keep, job.id, file)
         except (StorageFull, OSError) as error:
             relay.add({"type": "warning", "message": f"a checkpoint could not be stored, training goes on: {error}"})
 
     async def _conclude(
-        self, child: Child, job: Job, claim: Claim, folder: Path, event: dict[str, Any] | None, *, has_run_out: bool
+        self,
+        child: TrainingProcess,
+        job: Job,
+        claim: Claim,
+        folder: Path,
+        event: dict[str, Any] | None,
+        *,
+        has_run_out: bool,
     ) -> None:
         if event is None:
             logger.warning("training process died", extra={"job_id": job.id, "said": list(child.said)})

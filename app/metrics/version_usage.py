@@ -48,7 +48,7 @@ class Counts:
     ns: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
 
 
-class Statistics:
+class VersionUsage:
     """The counts of every version, by its key."""
 
     def __init__(self) -> None:

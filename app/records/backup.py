@@ -288,10 +288,10 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, co
 def _enqueue(database_file: Path) -> None:
     """Enqueue every queued or running job, the oldest first."""
     from app.records.jobs import ACTIVE
-    from app.storage.job_queue import Engine
+    from app.storage.job_queue import JobQueue
 
     url = f"sqlite:///{database_file}"
-    database, engine = Database(url), Engine(url)
+    database, engine = Database(url), JobQueue(url)
     try:
         with database.write() as connection:
             query = sa.select(jobs.c.id, jobs.c.workflow_id).where(jobs.c.status.in_(ACTIVE)).order_by(jobs.c.id)

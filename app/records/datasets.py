@@ -54,7 +54,7 @@ class Parsed:
     default_target: str
 
 
-class Users(Protocol):
+class DatasetUsage(Protocol):
     """Who may need a data set or a table to stay."""
 
     def needs_dataset(self, connection: Connection, dataset_id: str, table_keys: Sequence[str]) -> bool:
@@ -166,7 +166,7 @@ class Datasets:
             rows, following = page(connection, sa.select(datasets), datasets.c.id, limit, after)
         return [Dataset(**row) for row in rows], following
 
-    def forget_unused(self, moment: str, users: Users, limit: int) -> int:
+    def forget_unused(self, moment: str, users: DatasetUsage, limit: int) -> int:
         """Remove at most `limit` data sets uploaded before a time that no version came from, and nothing unfinished."""
         document = versions.c.document
         names = (document["dataset"]["id"].as_string(), document["spec"]["validation"]["dataset"].as_string())
@@ -212,7 +212,7 @@ class Datasets:
             connection.execute(change)
             return _get(connection, dataset_id)
 
-    def delete(self, dataset_id: str, users: Users) -> None:
+    def delete(self, dataset_id: str, users: DatasetUsage) -> None:
         """Remove a data set.
 
         Raises:
@@ -231,7 +231,7 @@ class Datasets:
         for key in {key for each in gone for key in (each.raw_key, *_tables(each))} - kept:
             self._blobs.delete(key)
 
-    def sweep(self, users: Users) -> None:
+    def sweep(self, users: DatasetUsage) -> None:
         """Remove stored files that nothing reads: what a crash before a row, or a corrected column, leaves."""
         with self._changing:
             found = {key for prefix in ("datasets", "tables") for key in self._blobs.keys(prefix, ORPHAN_SECONDS)}

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, NotFound, Overloaded
 from app.storage.database import Database, datasets, events, idempotency_keys, jobs, new_id, now, page
-from app.storage.job_queue import Engine
+from app.storage.job_queue import JobQueue
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Job:
 class Jobs:
     """The room of jobs."""
 
-    def __init__(self, database: Database, engine: Engine, max_queued: int) -> None:
+    def __init__(self, database: Database, engine: JobQueue, max_queued: int) -> None:
         self._database = database
         self._engine = engine
         self._max_queued = max_queued

@@ -78,7 +78,7 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Move:
+class AliasChange:
     """One move of an alias; `version` is None where it was removed."""
 
     version: int | None
@@ -87,7 +87,7 @@ class Move:
     id: int
 
 
-def trail(moves: Sequence[Move]) -> list[int]:
+def trail(moves: Sequence[AliasChange]) -> list[int]:
     """Give the versions that rollbacks walk back over, the present one last.
 
     Args:
@@ -211,7 +211,7 @@ class Registry:
                 raise NotFound("alias", f"{name}@{alias}")
             _note_move(connection, name, alias, None, "deleted")
 
-    def history(self, name: str, alias: str, limit: int, after: int | None) -> tuple[Sequence[Move], int | None]:
+    def history(self, name: str, alias: str, limit: int, after: int | None) -> tuple[Sequence[AliasChange], int | None]:
         """Give a page of an alias's moves, newest first, and the next cursor; `NotFound` where it never was."""
         with self._database.read() as connection:
             found = _moves(connection, name, alias)[::-1]
@@ -362,11 +362,11 @@ def _earlier(connection: Connection, name: str, alias: str, passed: Collection[i
     return found[-1]
 
 
-def _moves(connection: Connection, model: str, alias: str) -> list[Move]:
+def _moves(connection: Connection, model: str, alias: str) -> list[AliasChange]:
     """Give every move of an alias, oldest first."""
     query = sa.select(alias_moves).where(alias_moves.c.model == model, alias_moves.c.alias == alias)
     rows = connection.execute(query.order_by(alias_moves.c.id))
-    return [Move(row.version, row.reason, row.at, row.id) for row in rows]
+    return [AliasChange(row.version, row.reason, row.at, row.id) for row in rows]
 
 
 def _tombstone(connection: Connection, where: sa.ColumnElement[bool]) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from app.errors import StorageFull, Unavailable
 from app.records import retention
 from app.settings import Settings
-from app.system.supervisor import Supervised
+from app.system.supervisor import SupervisedProcess
 from app.wiring import Services
 
 logger = logging.getLogger(__name__)
@@ -23,13 +23,13 @@ WORKER_STOP_SECONDS = 8.0
 INTAKE_SECONDS = 1.0
 
 
-class Upkeep:
+class BackgroundWork:
     """Runs beside the serving, in the process that was started first."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         command = [sys.executable, "-m", "app", "work", "--parent", str(os.getpid())]
-        self._worker = Supervised("worker", command, environment(services.settings))
+        self._worker = SupervisedProcess("worker", command, environment(services.settings))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -37,7 +37,7 @@ class Upkeep:
         services = self._services
         settings = services.settings
         # one process is told of what it took itself
-        work = [services.intake.run(INTAKE_SECONDS if settings.processes > 1 else None), self._sweep()]
+        work = [services.background_parser.run(INTAKE_SECONDS if settings.processes > 1 else None), self._sweep()]
         if settings.workers:
             work.append(self._worker.run())
         tasks = [asyncio.create_task(each) for each in work]
@@ -47,7 +47,7 @@ class Upkeep:
             await self._worker.stop(WORKER_STOP_SECONDS)
             for task in tasks:
                 task.cancel()
-            await services.intake.close()
+            await services.background_parser.close()
 
     def drain(self) -> None:
         """Let the worker end: its jobs go back to the queue."""

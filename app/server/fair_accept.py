@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 1.0
 
 
-class Door:
+class FairAcceptor:
     """Accepts connections on a listening socket that other processes accept on, too.
 
     Args:

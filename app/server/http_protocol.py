@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.errors import Busy
-from app.fast_path.http_protocol import ExchangeProtocol, StandIn
+from app.fast_path.http_protocol import FastHttpProtocol, UnusedCycle
 from app.http.gate import new_id
 from app.http.problems import RETRY_AFTER_SECONDS, problem
 from app.serving.admission import Lane
@@ -30,7 +30,7 @@ class _LastWords(NamedTuple):
     detail: str
 
 
-class Protocol(ExchangeProtocol):
+class HttpProtocol(FastHttpProtocol):
     """uvicorn's protocol with caps on connections and on a request's head, and a time by which the head must be there."""
 
     head_seconds: float = 10.0
@@ -127,7 +127,7 @@ class Protocol(ExchangeProtocol):
             return
         # a body that was not asked for may not come
         keeps = self.parser.should_keep_alive() and not self.expect_100_continue
-        self.cycle = StandIn(keep_alive=keeps)
+        self.cycle = UnusedCycle(keep_alive=keeps)
         self.cycle.response_complete = True
         self.send_away(busy, self.url.partition(b"?")[0].decode("latin-1"), ends=not keeps)
 

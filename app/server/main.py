@@ -22,18 +22,18 @@ import uvicorn
 from app.api.app import create_app
 from app.api.operations import own_page
 from app.errors import Unavailable
-from app.fast_path.handler import Hot
+from app.fast_path.handler import FastPath
 from app.logs import configure
 from app.metrics.request_durations import Tally
 from app.metrics.several_processes import Totals
-from app.server.background import Upkeep, environment
-from app.server.fair_accept import Door
-from app.server.http_protocol import Protocol
+from app.server.background import BackgroundWork, environment
+from app.server.fair_accept import FairAcceptor
+from app.server.http_protocol import HttpProtocol
 from app.settings import Settings
 from app.system.child_process import command
 from app.system.file_lock import hold
 from app.system.machine import keep_freed_memory
-from app.system.supervisor import Supervised
+from app.system.supervisor import SupervisedProcess
 from app.wiring import Services, make_data_dir, open_services
 
 #: a child runs this module by another name
@@ -63,7 +63,7 @@ def serve(settings: Settings) -> None:
     _give_key(services)
     keep_freed_memory()
     if settings.processes == 1:
-        _Server(services, listener, Upkeep(services)).run(sockets=[listener])
+        _Server(services, listener, BackgroundWork(services)).run(sockets=[listener])
     else:
         with TemporaryDirectory(prefix="fitserve-") as folder:
             asyncio.run(_lead(services, listener, Path(folder)))
@@ -110,12 +110,12 @@ def _give_key(services: Services) -> None:
 
 async def _lead(services: Services, listener: socket.socket, folder: Path) -> None:
     """Keep several serving processes alive on one socket until a signal comes, and do what there is one of."""
-    settings, upkeep, stop = services.settings, Upkeep(services), asyncio.Event()
+    settings, upkeep, stop = services.settings, BackgroundWork(services), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     line, descriptor = command("app.server.main", str(listener.fileno()), str(folder)), [listener.fileno()]
     children = [
-        Supervised("serving process", line, environment(settings), descriptors=descriptor, says_ready=True)
+        SupervisedProcess("serving process", line, environment(settings), descriptors=descriptor, says_ready=True)
         for _ in range(settings.processes)
     ]
     tasks = [asyncio.create_task(child.run()) for child in children]
@@ -137,7 +137,7 @@ def _spare_what_stays() -> None:
     gc.enable()
 
 
-async def _announce_all(children: list[Supervised], listener: socket.socket) -> None:
+async def _announce_all(children: list[SupervisedProcess], listener: socket.socket) -> None:
     for child in children:
         await child.is_ready.wait()
     _announce(listener)
@@ -155,18 +155,18 @@ class _Server(uvicorn.Server):
         upkeep: what runs beside it where it is the only serving process.
     """
 
-    def __init__(self, services: Services, listener: socket.socket, upkeep: Upkeep | None) -> None:
+    def __init__(self, services: Services, listener: socket.socket, upkeep: BackgroundWork | None) -> None:
         self._services, self._listener, self._upkeep = services, listener, upkeep
-        self._door: Door | None = None
+        self._door: FairAcceptor | None = None
         settings = services.settings
         tally = Tally()
         edge = create_app(services, self._lifespan, tally)
         own = {
             "head_seconds": settings.header_seconds,
             "predictions": services.lanes.predictions,
-            "hot": Hot(services, tally, edge),
+            "hot": FastPath(services, tally, edge),
         }
-        self._protocol = type("Protocol", (Protocol,), own)
+        self._protocol = type("HttpProtocol", (HttpProtocol,), own)
         config = uvicorn.Config(
             edge,
             http=self._protocol,
@@ -189,7 +189,7 @@ class _Server(uvicorn.Server):
             return
         await super().startup([])
         about = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
-        self._door = Door(self._listener, partial(self._protocol, **about))
+        self._door = FairAcceptor(self._listener, partial(self._protocol, **about))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the door first: who has come through it has to be told."""
@@ -216,7 +216,7 @@ class _Server(uvicorn.Server):
     @asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
         services = self._services
-        work = [services.watch.run(), services.ingest.start()]
+        work = [services.job_waiter.run(), services.parser.start()]
         if services.totals is not None:
             work += [services.totals.serve(), self._know_keys()]
         tasks = [asyncio.create_task(each) for each in work]
@@ -232,7 +232,7 @@ class _Server(uvicorn.Server):
             finally:
                 for task in tasks:
                     task.cancel()
-                for child in (services.ingest, services.codec, services.large):
+                for child in (services.parser, services.prediction_parser, services.large_file_parser):
                     await child.close()
 
     async def _know_keys(self) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from app.errors import Invalid, TooLarge
 from app.learning import evaluation
 from app.learning.artifact import Artifact
-from app.learning.encoding.cell_warnings import MAX_WARNINGS, Faults, Notes
+from app.learning.encoding.cell_warnings import MAX_WARNINGS, CellWarnings, Faults
 from app.learning.encoding.read_cells import records_cells, table_cells
 from app.learning.network.architecture import Runtime
 from app.learning.requests.prediction_rows import Rows
@@ -26,7 +26,7 @@ SLICE_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedVersion:
     """A version in memory, which predicts and is scored.
 
     Args:
@@ -63,7 +63,7 @@ class Loaded:
         encoder = self.artifact.encoder
         if rows.count > (most := self.most_rows):
             raise TooLarge(f"Expected at most {most} rows for this model in one request, got {rows.count}.")
-        notes, faults = Notes(), Faults()
+        notes, faults = CellWarnings(), Faults()
         x = encoder.encode(records_cells(encoder, rows.columns, rows.count, faults), notes, faults)
         is_bad = None
         if not skips_bad:
@@ -128,9 +128,9 @@ class Prediction:
         is_bad: bool (n,), rows that could not be read, whose probabilities mean nothing; None where all could.
     """
 
-    loaded: Loaded
+    loaded: LoadedVersion
     probabilities: NDArray[np.float32]
-    notes: Notes
+    notes: CellWarnings
     is_bad: NDArray[np.bool_] | None = None
 
     @property
@@ -172,6 +172,6 @@ def _slices(table: Table, by: str | None) -> tuple[list[Label | None], NDArray[n
     return [None, *values], codes
 
 
-def shown_notes(notes: Notes) -> tuple[list[dict[str, Any]], int]:
+def shown_notes(notes: CellWarnings) -> tuple[list[dict[str, Any]], int]:
     """Give at most 100 warnings as plain JSON, in order of rows, and how many there are in all."""
     return [asdict(note) for note in islice(notes, MAX_WARNINGS)], len(notes)

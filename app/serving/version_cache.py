@@ -15,10 +15,10 @@ import numpy as np
 from app.errors import Corrupt, Unavailable
 from app.learning.artifact import Artifact
 from app.learning.network.architecture import OnnxRuntime, Runtime
-from app.learning.network.device_choice import Crossover
+from app.learning.network.device_choice import CpuOrGpuRuntime
 from app.learning.requests.prediction_rows import Rows
 from app.records.registry import Ref, Registry, Version
-from app.serving.predictor import Loaded
+from app.serving.predictor import LoadedVersion
 from app.system.machine import gpus
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class _Known:
     stamp: object
 
 
-class ModelCache:
+class VersionCache:
     """Loads versions on first use, and keeps the recently used.
 
     Args:
@@ -54,7 +54,7 @@ class ModelCache:
         self._registry = registry
         self._max_cells = max_cells
         self._max_bytes = max_bytes
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()
         self._known: dict[Ref, _Known] = {}
         self._broken: set[str] = set()
         # one load at a time; what is loaded is looked up meanwhile
@@ -63,7 +63,7 @@ class ModelCache:
         self.gpus = gpus()
         self.serves_on_gpu = serve_on == "gpu" or (serve_on == "auto" and bool(self.gpus))
 
-    def get(self, ref: Ref) -> Loaded:
+    def get(self, ref: Ref) -> LoadedVersion:
         """Give the version that a reference means now, loaded.
 
         The database is asked only where it has changed since it was last asked; where it cannot be, what it last said
@@ -83,7 +83,7 @@ class ModelCache:
             self._registry.get_version(version.model, version.version)
             raise Corrupt(f"{version.model}@{version.version}: {error.message}") from error
 
-    def known(self, ref: Ref) -> Loaded | None:
+    def known(self, ref: Ref) -> LoadedVersion | None:
         """Give the version that a reference means now where memory alone can tell, else None; quick, and asks nobody."""
         known = self._known.get(ref)
         if known is None or known.stamp != self._registry.stamp():
@@ -96,7 +96,7 @@ class ModelCache:
         except KeyError:
             return None
 
-    def last_known(self, ref: Ref) -> Loaded | None:
+    def last_known(self, ref: Ref) -> LoadedVersion | None:
         """Give the version that a reference last meant where it is in memory, else None."""
         known = self._known.get(ref)
         return None if known is None else self._find(known.version)
@@ -140,13 +140,13 @@ class ModelCache:
             self._known[ref] = _Known(version, stamp if is_settled else None)
         return version
 
-    def _find(self, version: Version) -> Loaded | None:
+    def _find(self, version: Version) -> LoadedVersion | None:
         with self._keeping:
             if version.key in self._loaded:
                 self._loaded.move_to_end(version.key)
             return self._loaded.get(version.key)
 
-    def _load(self, version: Version) -> Loaded:
+    def _load(self, version: Version) -> LoadedVersion:
         with self._loading:
             if (found := self._find(version)) is not None:
                 return found
@@ -163,10 +163,10 @@ class ModelCache:
         logger.info("version loaded", extra={"model": version.model, "version": version.version})
         return loaded
 
-    def _open(self, version: Version) -> Loaded:
+    def _open(self, version: Version) -> LoadedVersion:
         artifact = self._registry.load(version)
         size = sum(w.nbytes for w in artifact.weights.values())
-        loaded = Loaded(version, artifact, self._runtime(artifact), size, self._max_cells)
+        loaded = LoadedVersion(version, artifact, self._runtime(artifact), size, self._max_cells)
         _verify(loaded)
         return loaded
 
@@ -177,10 +177,10 @@ class ModelCache:
         # Keras is imported where there is a GPU to use and nowhere else
         keras_network = importlib.import_module("app.learning.network.keras_network")
         gpu: Runtime = keras_network.KerasRuntime(artifact.architecture, artifact.weights, "gpu:0")
-        return Crossover.measure(cpu, gpu, artifact.architecture.inputs)
+        return CpuOrGpuRuntime.measure(cpu, gpu, artifact.architecture.inputs)
 
 
-def _shown(loaded: Loaded) -> dict[str, Any]:
+def _shown(loaded: LoadedVersion) -> dict[str, Any]:
     version, runtime = loaded.version, loaded.runtime
     shown = {
         "model": version.model,
@@ -188,19 +188,19 @@ def _shown(loaded: Loaded) -> dict[str, Any]:
         "device": runtime.device,
         "library": runtime.library,
     }
-    if isinstance(runtime, Crossover):
+    if isinstance(runtime, CpuOrGpuRuntime):
         shown["gpu_from_rows"] = None if runtime.device == "cpu" else runtime.cpu_rows + 1
         shown["timings"] = [timing._asdict() for timing in runtime.timings]
     return shown
 
 
-def _verify(loaded: Loaded) -> None:
+def _verify(loaded: LoadedVersion) -> None:
     golden = loaded.artifact.golden
     names = list(golden["records"][0])
     columns = {name: [record[name] for record in golden["records"]] for name in names}
     rows = Rows(columns, len(golden["records"]))
     runtime = loaded.runtime
-    for each in (runtime.cpu, runtime.gpu) if isinstance(runtime, Crossover) else (runtime,):
+    for each in (runtime.cpu, runtime.gpu) if isinstance(runtime, CpuOrGpuRuntime) else (runtime,):
         found = replace(loaded, runtime=each).predict(rows).probabilities
         if not np.abs(found - np.array(golden["probabilities"], np.float32)).max() <= GOLDEN_TOLERANCE:
             raise Corrupt(f"Version {loaded.version.version} does not reproduce its golden predictions.")

@@ -31,7 +31,7 @@ def _refuse(*_: object, **__: object) -> NoReturn:
 DefaultSerializer.deserialize = _refuse  # type: ignore[method-assign]
 
 
-class Engine:
+class JobQueue:
     """Enqueue and cancel work.
 
     Args:

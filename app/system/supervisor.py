@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 RESTART_SECONDS = (0.2, 10.0)
 
 
-class Supervised:
+class SupervisedProcess:
     """Keeps one child alive; it is spawned from the thread of the event loop, whose end is to kill it.
 
     Args:

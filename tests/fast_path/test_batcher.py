@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from app.errors import Busy
-from app.fast_path.batcher import CALL_MULTIPLICATIONS, LOOP_MULTIPLICATIONS, Answered, Turns
-from app.fast_path.encode import CALL_CELLS, Encoded, QuickMatrix
+from app.fast_path.batcher import CALL_MULTIPLICATIONS, LOOP_MULTIPLICATIONS, Answered, Batcher
+from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder
 from app.learning.encoding.encoder import Encoder, Input
 from app.learning.network.architecture import OnnxRuntime
 from app.serving.admission import Lane
@@ -42,12 +42,14 @@ class Network:
         return RUNTIME.probabilities(x)
 
 
-def turns(network: Network, multiplications: int | None = 1, places: int = 1, seconds: float = 60) -> Turns:
+def turns(network: Network, multiplications: int | None = 1, places: int = 1, seconds: float = 60) -> Batcher:
     cpu_rows = 0 if multiplications is None else sys.maxsize
-    return Turns(network, QuickMatrix.of(ENCODER), multiplications or 1, cpu_rows, Lane("tests", places, 100, seconds))
+    return Batcher(
+        network, MatrixEncoder.of(ENCODER), multiplications or 1, cpu_rows, Lane("tests", places, 100, seconds)
+    )
 
 
-def ask(of: Turns, asked: NDArray[np.float64] | Encoded, entered: float | None = None) -> asyncio.Future[Any]:
+def ask(of: Batcher, asked: NDArray[np.float64] | Encoded, entered: float | None = None) -> asyncio.Future[Any]:
     """Ask, and give what will be told; to be told twice is an error."""
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     of.ask(asked, time.perf_counter() if entered is None else entered, told.set_result)
@@ -231,7 +233,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(inputs: int, units: int) ->
     names = [f"x{i}" for i in range(inputs)]
     encoder = Encoder(tuple(Input(n, "numeric", "impute", marks_missing=False, mean=0.3, scale=1.7) for n in names))
     made = artifact_of(encoder, [dict.fromkeys(names, 1.0)], units=units)
-    runtime, matrix = OnnxRuntime(made.architecture, made.weights), QuickMatrix(encoder)
+    runtime, matrix = OnnxRuntime(made.architecture, made.weights), MatrixEncoder(encoder)
     x = np.random.default_rng(0).normal(size=(96, inputs))
 
     def bits(parts: list[NDArray[np.float64]]) -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.fast_path.encode import QuickMatrix
+from app.fast_path.encode import MatrixEncoder
 from app.learning.encoding.encoder import Encoder, Input
 
 
@@ -18,7 +18,7 @@ def test_a_float32_is_in_and_out_of_a_range_as_the_same_number_as_float64(
     low, high = min(low, high), max(low, high)
     mean, scale = (0.5, 3.0) if is_scaled else (0.0, 1.0)
     column = Input("a", "numeric", "impute", marks_missing=False, low=low, high=high, mean=mean, scale=scale)
-    quick = QuickMatrix.of(Encoder((column,)))
+    quick = MatrixEncoder.of(Encoder((column,)))
     assert quick is not None
     with np.errstate(over="ignore"):
         near = [np.float32(end) for end in (low, high)]

@@ -26,12 +26,12 @@ from uvicorn.server import ServerState
 
 from app.api.app import create_app
 from app.fast_path.formats import LOOP_ROWS_BYTES, ROUTES, Native
-from app.fast_path.handler import Hot
+from app.fast_path.handler import FastPath
 from app.fast_path.version import LOOP_BYTES
 from app.metrics.request_durations import Tally
 from app.records.registry import Ref
 from app.records.rooms import Rooms
-from app.server.http_protocol import Protocol
+from app.server.http_protocol import HttpProtocol
 from app.settings import Settings
 from app.wiring import Services, open_services
 from tests.hostile import MODELS, hostile_bodies, json_bodies, near, publish_models, rows_of
@@ -117,8 +117,8 @@ def both(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[Both]:
     )
     tally = Tally()
     edge = create_app(services, tally=tally)
-    own = {"predictions": services.lanes.predictions, "hot": Hot(services, tally, edge)}
-    protocol = type("Protocol", (Protocol,), own)
+    own = {"predictions": services.lanes.predictions, "hot": FastPath(services, tally, edge)}
+    protocol = type("HttpProtocol", (HttpProtocol,), own)
     config, state = uvicorn.Config(edge, lifespan="off", access_log=False, log_config=None), ServerState()
     with asyncio.Runner() as runner:
         listening = runner.run(_listen(lambda: protocol(config, state, {})))
@@ -338,7 +338,7 @@ def test_references_that_mean_nothing_have_the_answers_of_the_route(both: Both) 
 def test_a_version_that_is_put_out_of_memory_is_freed_though_it_was_served(both: Both) -> None:
     both.ask("numbers", b'{"x":[[1,2]]}')
     both.ask("mixed", rows_of("records", [["1", '"x"', "1", '"z"']] * 400, ['"a"', '"b"', '"c"', '"d"']))
-    cache = both.services.model_cache
+    cache = both.services.version_cache
     loaded = [weakref.ref(cache.get(Ref.parse(model))) for model in ("numbers", "mixed")]
     for model in ("numbers", "mixed"):
         cache.unload(model)
@@ -349,13 +349,13 @@ def test_a_version_that_is_put_out_of_memory_is_freed_though_it_was_served(both:
 
 
 def test_each_prediction_is_counted_in_the_statistics_of_its_version_whichever_way_it_goes(both: Both) -> None:
-    key = both.services.model_cache.get(Ref.parse("numbers")).version.key
+    key = both.services.version_cache.get(Ref.parse("numbers")).version.key
 
     both.ask("numbers", b'{"x":[[1,2],[3,4]]}')
     both.ask("numbers", b'{"instances":[[1,2]]}', route="/v1/models/{name}:predict")
     both.ask("numbers", b"nothing")
 
-    counts = both.services.statistics.get(key)
+    counts = both.services.usage.get(key)
     assert (6, 9, 6) == (counts.requests, counts.rows, counts.executions)
     assert counts.failures == 3
     assert counts.total_ns == sum(counts.ns.values())

@@ -16,7 +16,7 @@ from app.learning.tables.read_arrow import write_arrow
 from app.learning.tables.table import Label
 from app.records.registry import Ref
 from app.records.rooms import Rooms
-from app.serving.version_cache import ModelCache
+from app.serving.version_cache import VersionCache
 from tests.stored_rows import make_artifact, train
 
 
@@ -38,7 +38,7 @@ def test_large_integers_are_themselves_or_texts(
     top_k: int | None,
 ) -> None:
     train(rooms, artifact=replace(make_artifact(), classes=classes))
-    loaded = ModelCache(rooms.registry, "cpu", 1024**3).get(Ref.parse("m"))
+    loaded = VersionCache(rooms.registry, "cpu", 1024**3).get(Ref.parse("m"))
     found = loaded.predict(Rows({"a": [-5.0, 5.0, 0.1], "b": ["x", "z", "z"]}, 3))
 
     (tmp_path / "columns").write_bytes(to_columns(found, top_k))

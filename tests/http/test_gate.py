@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.fast_path.http_protocol import CORKED_BYTES
+from app.fast_path.http_protocol import BUFFER_BYTES
 from tests.service import Service
 from tests.shared_services import listed
 from tests.wire import CSV, JSON, check_problem, connect, exchange, head, read_answer
@@ -127,7 +127,7 @@ def test_requests_that_come_in_one_piece_are_answered_one_after_the_other(servic
 
     assert [200, 404, 200, 200, 200] == [status for status, _ in answers]
     # one of them is larger than what is held back for the rest of a turn
-    assert max(size for _, size in answers) > CORKED_BYTES
+    assert max(size for _, size in answers) > BUFFER_BYTES
 
 
 @pytest.mark.parametrize("request_", [b"\x16\x03\x01\x02\x00\x01\x00", b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])

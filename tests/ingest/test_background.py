@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.ingest.background import Intake as Queue
-from app.ingest.parser_process import Ingest
+from app.ingest.background import BackgroundParser as Queue
+from app.ingest.parser_process import ParserProcess
 from app.records.datasets import Dataset, Parsed
 from app.records.rooms import Rooms
 from app.settings import Settings
@@ -32,7 +32,7 @@ PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
 
 
 @dataclass
-class Intake:
+class BackgroundParser:
     """A service that reads at once what has no more than 200 bytes; it has one model, `m`."""
 
     service: Service
@@ -69,7 +69,7 @@ class Intake:
 
 
 @pytest.fixture(scope="module")
-def intake(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Intake]:
+def intake(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[BackgroundParser]:
     """The service of this module, its parser started."""
     data_dir = tmp_path_factory.mktemp("intake") / "data"
     data_dir.mkdir()
@@ -78,7 +78,7 @@ def intake(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
     stored_rows.train(rooms, "m")
     engine.close()
     rooms.database.close()
-    running = Intake(Service(data_dir, {"workers": "0", "max_parsed_at_once_bytes": str(AT_ONCE)}).start())
+    running = BackgroundParser(Service(data_dir, {"workers": "0", "max_parsed_at_once_bytes": str(AT_ONCE)}).start())
     check_problem(running.request("POST", "/api/v1/models/m/evaluate", json={"dataset": "ds_0"}), 404)
     running.settled(running.upload(table("first")).json()["id"])
     yield running
@@ -92,7 +92,7 @@ def table(name: str, size: int = 2000) -> bytes:
     return body + b"\n" * (size - len(body))
 
 
-def test_what_is_larger_by_a_byte_is_read_afterwards(intake: Intake) -> None:
+def test_what_is_larger_by_a_byte_is_read_afterwards(intake: BackgroundParser) -> None:
     at_once = intake.upload(table("edge", AT_ONCE))
     later = intake.upload(table("edge", AT_ONCE + 1))
 
@@ -122,7 +122,7 @@ def test_what_is_larger_by_a_byte_is_read_afterwards(intake: Intake) -> None:
     ],
 )
 def test_what_cannot_be_read_fails_with_its_reason_and_can_be_sent_again(
-    intake: Intake, body: bytes, headers: dict[str, str], code: str, words: str
+    intake: BackgroundParser, body: bytes, headers: dict[str, str], code: str, words: str
 ) -> None:
     first = intake.upload(body, headers)
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_fails_with_its_reason_and_can_be_sent_again(
     assert 204 == intake.request("DELETE", f"{UPLOAD}/{again.json()['id']}").status_code
 
 
-def assert_unusable(intake: Intake, dataset_id: str) -> None:
+def assert_unusable(intake: BackgroundParser, dataset_id: str) -> None:
     """Assert that what needs a table answers 409."""
     other = intake.upload(b"a,y\n" + b"1,p\n2,q\n" * 5).json()["id"]
     patch = {"columns": {"a": {"kind": "categorical"}}}
@@ -157,7 +157,7 @@ def assert_unusable(intake: Intake, dataset_id: str) -> None:
         assert "Expected a data set that is ready" in check_problem(answer, 409, "conflict")["detail"]
 
 
-def test_what_is_not_read_yet_cannot_be_used(intake: Intake) -> None:
+def test_what_is_not_read_yet_cannot_be_used(intake: BackgroundParser) -> None:
     with intake.held():
         dataset = intake.upload(table("unread")).json()
 
@@ -170,7 +170,7 @@ def test_what_is_not_read_yet_cannot_be_used(intake: Intake) -> None:
     assert intake.request("PATCH", f"{UPLOAD}/{dataset['id']}", json=patch).is_success
 
 
-def test_the_same_bytes_while_they_are_read_are_the_same_data_set(intake: Intake) -> None:
+def test_the_same_bytes_while_they_are_read_are_the_same_data_set(intake: BackgroundParser) -> None:
     with intake.held():
         first, again = intake.upload(table("same")), intake.upload(table("same"))
         other = intake.upload(table("same"), {"Content-Type": "text/tab-separated-values"})
@@ -183,7 +183,7 @@ def test_the_same_bytes_while_they_are_read_are_the_same_data_set(intake: Intake
         assert "ready" == intake.settled(answer.json()["id"])["status"]
 
 
-def test_what_is_deleted_while_it_is_read_stays_gone_and_holds_nobody_up(intake: Intake) -> None:
+def test_what_is_deleted_while_it_is_read_stays_gone_and_holds_nobody_up(intake: BackgroundParser) -> None:
     with intake.held():
         reading, waiting, last = (intake.upload(table(name)).json() for name in ("reading", "waiting", "last"))
 
@@ -198,7 +198,7 @@ def test_what_is_deleted_while_it_is_read_stays_gone_and_holds_nobody_up(intake:
     assert not (intake.service.data_dir / "datasets" / f"{reading['sha256']}.csv").exists()
 
 
-def test_a_parser_that_dies_before_it_began_costs_nothing(intake: Intake) -> None:
+def test_a_parser_that_dies_before_it_began_costs_nothing(intake: BackgroundParser) -> None:
     with intake.held() as child:
         dataset = intake.upload(table("orphan")).json()
 
@@ -207,7 +207,7 @@ def test_a_parser_that_dies_before_it_began_costs_nothing(intake: Intake) -> Non
         assert "ready" == intake.settled(dataset["id"])["status"]
 
 
-def test_what_a_crash_interrupted_is_read_after_the_restart(intake: Intake) -> None:
+def test_what_a_crash_interrupted_is_read_after_the_restart(intake: BackgroundParser) -> None:
     with intake.held():
         datasets = [intake.upload(table(f"crash{i}")).json() for i in range(3)]
         intake.service.kill_all()
@@ -231,7 +231,7 @@ def test_a_failure_of_our_own_costs_one_data_set_and_not_the_queue(rooms: Rooms,
         return found
 
     async def test() -> list[Dataset]:
-        ingest = Ingest(1000, 5, 60)
+        ingest = ParserProcess(1000, 5, 60)
         queue = Queue(rooms.datasets, rooms.blobs, ingest)
         reading = asyncio.create_task(queue.run())
         found = []

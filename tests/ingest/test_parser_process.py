@@ -21,17 +21,17 @@ import pytest
 import uvloop
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.ingest.parser_process import Ingest
+from app.ingest.parser_process import ParserProcess
 from app.learning.tables.table import TableFile, load
 
 CSV = b"a,b,y\n1,x,no\n2.5,,yes\n"
 
 
-def run(test: Callable[[Ingest], Awaitable[None]], **settings: Any) -> None:
+def run(test: Callable[[ParserProcess], Awaitable[None]], **settings: Any) -> None:
     """Run a test against a child of its own; the child is gone afterwards."""
 
     async def main() -> None:
-        ingest = Ingest(**{"max_rows": 100, "max_columns": 5, "seconds": 120.0, **settings})
+        ingest = ParserProcess(**{"max_rows": 100, "max_columns": 5, "seconds": 120.0, **settings})
         try:
             await test(ingest)
         finally:
@@ -73,7 +73,7 @@ def given(folder: Path, body: Any) -> Path:
 def test_a_child_parses_one_file_after_the_other_and_says_what_is_wrong(tmp_path: Path) -> None:
     out = tmp_path / "table"
 
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         parsed = await ingest.parse(given(tmp_path, CSV), "csv", out)
         assert (2, "y", out) == (parsed.rows, parsed.default_target, parsed.path)
         assert [column.describe() for column in load(out).columns] == parsed.columns
@@ -100,7 +100,7 @@ def test_a_body_is_split_into_its_data_and_the_rest(tmp_path: Path) -> None:
     data = tmp_path / "data"
     inner = {"x": [[1.5, None]], "y": ["é\u2028"]}
 
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         reply = await ingest.split(given(tmp_path, {"data": inner, "target": "é\u2028\n"}), data)
         assert {"rest": {"target": "é\u2028\n"}, "has_data": True} == reply
         assert inner == json.loads(data.read_bytes())
@@ -122,7 +122,7 @@ def test_a_body_is_split_into_its_data_and_the_rest(tmp_path: Path) -> None:
 
 
 def test_files_that_come_at_once_get_each_their_own_answer(tmp_path: Path) -> None:
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         for i in range(8):
             (tmp_path / f"raw{i}").write_bytes(b"a,y\n" + b"1,2\n" * (i + 1))
 
@@ -139,7 +139,7 @@ def test_files_that_come_at_once_get_each_their_own_answer(tmp_path: Path) -> No
 def test_the_description_of_many_long_texts_still_fits(tmp_path: Path) -> None:
     long = [f"{i}{'é' * 1_500_000}" for i in range(12)]  # 200 MB as JSON in ASCII
 
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         parsed = await ingest.parse(given(tmp_path, {"columns": {"a": long, "y": long}}), "json", tmp_path / "out")
         assert 12 == parsed.columns[0]["unique"]
         assert len(json.dumps(parsed.columns)) < 20_000
@@ -149,7 +149,7 @@ def test_the_description_of_many_long_texts_still_fits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_reaped", [False, True])
 def test_a_request_that_meets_a_dead_child_goes_to_another(tmp_path: Path, is_reaped: bool) -> None:
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         for _ in range(2):
             await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
             (child,) = children()
@@ -165,7 +165,7 @@ def test_a_request_that_meets_a_dead_child_goes_to_another(tmp_path: Path, is_re
 
 
 def test_a_request_that_its_child_never_took_goes_to_another(tmp_path: Path) -> None:
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         await ingest.start()
         (child,) = children()
         os.kill(child, signal.SIGSTOP)
@@ -183,7 +183,7 @@ def test_a_file_whose_child_dies_is_not_tried_again(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         parsing = asyncio.create_task(ingest.parse(pipe, "csv", tmp_path / "out"))
         # opens once the child reads
         with await asyncio.to_thread(pipe.open, "wb"):
@@ -201,7 +201,7 @@ def test_a_file_whose_child_dies_is_not_tried_again(tmp_path: Path) -> None:
 def test_a_file_that_needs_too_much_memory_is_refused_with_its_child(tmp_path: Path) -> None:
     bounds = {"max_rows": 10_000_000, "max_columns": 5, "seconds": 60.0, "memory_bytes": 200 * 1024**2}
 
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         with pytest.raises(TooLarge, match="read in 200 MB of memory"):
             await ingest.parse(given(tmp_path, {"records": [{"a": 1}] * 2_000_000}), "json", tmp_path / "out")
 
@@ -223,7 +223,7 @@ def test_a_bomb_is_not_decoded_whatever_it_declares(tmp_path: Path) -> None:
     # the first one is the whole file's, before those of its row group
     liar.write_bytes(body[:footer] + body[footer:].replace(DECLARED, LIE, 1))
 
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
         (child,) = children()
         before = peak_bytes(child)
@@ -260,7 +260,7 @@ def test_a_file_of_four_times_the_memory_is_parsed_within_it(tmp_path: Path) -> 
         """Measure what a child has of itself, once it has parsed."""
         found = 0
 
-        async def test(ingest: Ingest) -> None:
+        async def test(ingest: ParserProcess) -> None:
             nonlocal found
             await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
             found = peak_bytes(children()[0], "RssAnon")
@@ -271,7 +271,7 @@ def test_a_file_of_four_times_the_memory_is_parsed_within_it(tmp_path: Path) -> 
     own = own_bytes()
     peaks: list[int] = []
 
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         await ingest.start()
         (child,) = children()
         parsing = asyncio.create_task(ingest.parse(tmp_path / "large", "csv", tmp_path / "out"))
@@ -323,7 +323,7 @@ def test_binary_files_that_are_cut_off_or_changed_give_a_fact_or_a_table(tmp_pat
             )
         bodies.append(bytes(body))
 
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         facts = 0
         for body in bodies:
             try:
@@ -338,7 +338,7 @@ def test_binary_files_that_are_cut_off_or_changed_give_a_fact_or_a_table(tmp_pat
 
 
 def test_a_file_that_takes_too_long_is_given_up_with_its_child(tmp_path: Path) -> None:
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         await ingest.start()
         (child,) = children()
         os.kill(child, signal.SIGSTOP)
@@ -352,7 +352,7 @@ def test_a_file_that_takes_too_long_is_given_up_with_its_child(tmp_path: Path) -
 
 
 def test_a_request_that_is_given_up_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
-    async def test(ingest: Ingest) -> None:
+    async def test(ingest: ParserProcess) -> None:
         await ingest.start()
         (child,) = children()
         os.kill(child, signal.SIGSTOP)

@@ -13,13 +13,13 @@ import pytest
 
 from app.errors import Invalid
 from app.jobs import training_child
-from app.jobs.worker import Means
+from app.jobs.worker import WorkerSettings
 from app.learning import artifact
 from app.learning.encoding.read_cells import records_cells, table_cells
 from app.learning.evaluation import evaluate
 from app.learning.network.architecture import OnnxRuntime
 from app.learning.spec import TrainSpec
-from app.learning.tables.infer_columns import Bounds
+from app.learning.tables.infer_columns import TableLimits
 from app.learning.tables.read_csv import parse
 from app.learning.tables.table import Table, load, match_labels
 from app.learning.training.prepare import split
@@ -45,7 +45,7 @@ def table(rows: int = 120, seed: int = 0) -> dict[str, list[Any]]:
 
 def save(folder: Path, columns: dict[str, list[Any]], name: str = "table") -> Table:
     (folder / "raw").write_text(json.dumps({"columns": columns}))
-    made = parse(folder / "raw", "json", Bounds(1000, 50), {})
+    made = parse(folder / "raw", "json", TableLimits(1000, 50), {})
     made.save(folder / name)
     return made
 
@@ -142,7 +142,7 @@ def test_a_child_whose_job_diverges_says_so(tmp_path: Path) -> None:
 
 
 def test_what_xla_has_compiled_is_found_again_and_where_it_is_damaged_made_anew(tmp_path: Path) -> None:
-    means = Means(slots=1, memory_bytes=2**30, checkpoint_seconds=5, cache=tmp_path / "cache")
+    means = WorkerSettings(slots=1, memory_bytes=2**30, checkpoint_seconds=5, cache=tmp_path / "cache")
     spec = {"fit": {"epochs": 400, "early_stopping": None}}
     request = {**prepare(tmp_path, spec), "compiled": str(means.compiled)}
     done = []

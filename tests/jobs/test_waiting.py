@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs.waiting import POLL_SECONDS, Watch
+from app.jobs.waiting import POLL_SECONDS, JobWaiter
 from app.records.rooms import Rooms
 from tests.stored_rows import submit
 
@@ -20,7 +20,7 @@ LONG_SECONDS = 60.0
 
 async def wait(rooms: Rooms, waits: list[tuple[str, int]], news: Callable[[], object], seconds: float) -> float:
     """Wait for several at once while something happens; gives the seconds until the last one woke."""
-    watch = Watch(rooms.jobs)
+    watch = JobWaiter(rooms.jobs)
     running = asyncio.create_task(watch.run())
     started = time.monotonic()
     waiting = asyncio.gather(*(watch.wait(job_id, seen, seconds) for job_id, seen in waits))
@@ -60,7 +60,7 @@ def test_what_there_is_already_is_no_wait(rooms: Rooms, seen: int) -> None:
     rooms.jobs.cancel(job.id)
 
     async def run() -> None:
-        watch = Watch(rooms.jobs)
+        watch = JobWaiter(rooms.jobs)
         running = asyncio.create_task(watch.run())
         await asyncio.wait_for(watch.wait(job.id, seen, LONG_SECONDS), SOON_SECONDS)
         running.cancel()
@@ -83,7 +83,7 @@ def test_stopping_wakes_everyone(rooms: Rooms) -> None:
     job = submit(rooms)
 
     async def run() -> None:
-        watch = Watch(rooms.jobs)
+        watch = JobWaiter(rooms.jobs)
         waiting = asyncio.create_task(watch.wait(job.id, job.last_event, LONG_SECONDS))
         await asyncio.sleep(0)
         watch.wake_all()

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.metrics.version_usage import PARTS, Counts, Statistics, Stopwatch
+from app.metrics.version_usage import PARTS, Counts, Stopwatch, VersionUsage
 
 
-def answer(statistics: Statistics, rows: int) -> Stopwatch:
+def answer(statistics: VersionUsage, rows: int) -> Stopwatch:
     watch = Stopwatch()
     watch.end("queue")
     with statistics.measured("v", watch):
@@ -20,11 +20,11 @@ def answer(statistics: Statistics, rows: int) -> Stopwatch:
 
 
 def test_a_version_that_answered_nothing_has_zeros() -> None:
-    assert Counts() == Statistics().get("v")
+    assert Counts() == VersionUsage().get("v")
 
 
 def test_rows_requests_and_the_parts_of_their_time_add_up() -> None:
-    statistics = Statistics()
+    statistics = VersionUsage()
 
     watches = [answer(statistics, rows) for rows in (1, 32)]
 
@@ -37,7 +37,7 @@ def test_rows_requests_and_the_parts_of_their_time_add_up() -> None:
 
 
 def test_a_request_that_was_refused_counts_apart() -> None:
-    statistics, watch = Statistics(), Stopwatch()
+    statistics, watch = VersionUsage(), Stopwatch()
 
     with pytest.raises(KeyError), statistics.measured("v", watch):
         raise KeyError
@@ -48,7 +48,7 @@ def test_a_request_that_was_refused_counts_apart() -> None:
 
 
 def test_threads_lose_no_count() -> None:
-    statistics = Statistics()
+    statistics = VersionUsage()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: answer(statistics, 3), range(800)))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from app.server.fair_accept import Door
+from app.server.fair_accept import FairAcceptor
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_each_turn_of_the_loop_accepts_one_connection(listener: socket.socket, f
     async def run() -> list[bytes]:
         nonlocal turn
         waiting = callers(listener, 8)
-        door = Door(listener, make)
+        door = FairAcceptor(listener, make)
         while len(made) < 8:
             turn += 1
             await asyncio.sleep(0)
@@ -71,13 +71,13 @@ def test_each_turn_of_the_loop_accepts_one_connection(listener: socket.socket, f
 
 def test_what_comes_when_a_door_is_closed_waits_for_another(listener: socket.socket) -> None:
     async def run() -> None:
-        door = Door(listener, Greeter)
+        door = FairAcceptor(listener, Greeter)
         first = callers(listener, 4)
         assert [b"hello"] * 4 == [await hear(each) for each in first]
         door.close()
         (late,) = callers(listener, 1)
         await asyncio.sleep(0.05)
-        other = Door(listener, Greeter)
+        other = FairAcceptor(listener, Greeter)
         assert b"hello" == await hear(late)
         other.close()
 
@@ -91,7 +91,7 @@ def test_where_no_descriptor_is_free_it_waits_and_says_so(
 
     async def run() -> None:
         (caller,) = callers(listener, 1)
-        door = Door(listener, Greeter)
+        door = FairAcceptor(listener, Greeter)
         # those that are open stay so
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
         try:

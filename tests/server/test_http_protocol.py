@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.server.http_protocol import MAX_HEAD_BYTES, Protocol
+from app.server.http_protocol import MAX_HEAD_BYTES, HttpProtocol
 from app.serving.admission import Lane
 
 KEEP_ALIVE_SECONDS = 1
@@ -60,7 +60,7 @@ class Wire:
         self.lane = Lane("tests", 1, 1, 60)
         self.head_seconds = 5.0
         self.state = ServerState()
-        self.made: list[Protocol] = []
+        self.made: list[HttpProtocol] = []
         self.servers: list[asyncio.Server] = []
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -69,7 +69,7 @@ class Wire:
             app, lifespan="off", access_log=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS
         )
         own = {"predictions": self.lane, "hot": NothingPlain(), "head_seconds": self.head_seconds}
-        kind = type("Protocol", (Protocol,), own)
+        kind = type("HttpProtocol", (HttpProtocol,), own)
 
         def make() -> asyncio.Protocol:
             self.made.append(kind(config, self.state, {}))

@@ -10,13 +10,13 @@ from app.learning.encoding.cell_warnings import MAX_WARNINGS
 from app.learning.requests.prediction_rows import Rows
 from app.records.registry import Ref
 from app.records.rooms import Rooms
-from app.serving.predictor import Loaded, shown_notes
-from app.serving.version_cache import ModelCache
+from app.serving.predictor import LoadedVersion, shown_notes
+from app.serving.version_cache import VersionCache
 from tests.stored_rows import make_artifact, train
 
 
-def load(rooms: Rooms, max_cells: int = 1000) -> Loaded:
-    return ModelCache(rooms.registry, "cpu", 1024**3, max_cells).get(Ref.parse("m"))
+def load(rooms: Rooms, max_cells: int = 1000) -> LoadedVersion:
+    return VersionCache(rooms.registry, "cpu", 1024**3, max_cells).get(Ref.parse("m"))
 
 
 def test_a_version_answers_what_its_network_says(rooms: Rooms) -> None:

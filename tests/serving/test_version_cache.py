@@ -17,8 +17,8 @@ from app.learning.artifact import FILES, MANIFEST, Artifact
 from app.learning.requests.prediction_rows import Rows
 from app.records.registry import Ref
 from app.records.rooms import Rooms
-from app.serving.predictor import Loaded
-from app.serving.version_cache import GOLDEN_TOLERANCE, ModelCache
+from app.serving.predictor import LoadedVersion
+from app.serving.version_cache import GOLDEN_TOLERANCE, VersionCache
 from app.settings import Settings
 from app.wiring import open_rooms
 from tests.stored_rows import add_dataset, make_artifact, train
@@ -27,15 +27,15 @@ GIB = 1024**3
 ROWS = Rows({"a": [0.5, -1.0], "b": ["x", "z"]}, 2)
 
 
-def serve(rooms: Rooms, max_bytes: int = GIB) -> ModelCache:
-    return ModelCache(rooms.registry, "cpu", max_bytes)
+def serve(rooms: Rooms, max_bytes: int = GIB) -> VersionCache:
+    return VersionCache(rooms.registry, "cpu", max_bytes)
 
 
-def get(cache: ModelCache, ref: str = "m") -> Loaded:
+def get(cache: VersionCache, ref: str = "m") -> LoadedVersion:
     return cache.get(Ref.parse(ref))
 
 
-def held(cache: ModelCache) -> list[tuple[str, int]]:
+def held(cache: VersionCache) -> list[tuple[str, int]]:
     return sorted((each["model"], each["version"]) for each in cache.devices())
 
 
@@ -135,7 +135,7 @@ def test_many_who_want_one_version_at_once_load_it_once(rooms: Rooms) -> None:
     train(rooms)
     cache, gate = serve(rooms), threading.Barrier(8)
 
-    def run(_: int) -> Loaded:
+    def run(_: int) -> LoadedVersion:
         gate.wait()
         return get(cache)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from app.api.deps import SMALL_BODY, Given, ModelName
+from app.api.deps import SMALL_BODY, ModelName, ServicesDep
 from app.api.openapi import documented_plainly
 from app.api.protocols.open_inference import DATATYPES, WAYS
 from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
@@ -49,7 +49,7 @@ Small = Annotated[dict[str, Any], Depends(_small)]
     responses=documented_plainly(*_ASKED),
     openapi_extra=_takes({"ready": True}),
 )
-def list_repository(given: Given, asked: Small) -> list[dict[str, str]]:
+def list_repository(services: ServicesDep, asked: Small) -> list[dict[str, str]]:
     """Give every version: READY, as it is loaded when it is first asked, or UNAVAILABLE where its files are damaged.
 
     `{"ready": true}` in the body leaves the others out.
@@ -58,9 +58,9 @@ def list_repository(given: Given, asked: Small) -> list[dict[str, str]]:
     if not isinstance(is_ready_only, bool):
         raise Invalid.at(("ready",), "Expected ready to be true or false.")
     found = []
-    for model in every_model(given.rooms.registry):
+    for model in every_model(services.rooms.registry):
         for version in reversed(model.versions):
-            is_broken = given.model_cache.is_broken(version)
+            is_broken = services.version_cache.is_broken(version)
             if is_broken and is_ready_only:
                 continue
             state, reason = ("UNAVAILABLE", "Its files are damaged.") if is_broken else ("READY", "")
@@ -74,14 +74,14 @@ def list_repository(given: Given, asked: Small) -> list[dict[str, str]]:
     responses=documented_plainly(404, *_ASKED),
     openapi_extra=_takes({}),
 )
-def load_model(name: ModelName, given: Given, asked: Small) -> dict[str, Any]:
+def load_model(name: ModelName, services: ServicesDep, asked: Small) -> dict[str, Any]:
     """Load a model's default version into memory and check it, so that the first request need not wait.
 
     A configuration or files in the body are refused: versions are made by training.
     """
     if asked.get("parameters"):
         raise Invalid.at(("parameters",), "Expected no parameters: versions are made by training.")
-    given.model_cache.get(Ref(name, None, DEFAULT))
+    services.version_cache.get(Ref(name, None, DEFAULT))
     return {"name": name, "load": True}
 
 
@@ -90,35 +90,37 @@ def load_model(name: ModelName, given: Given, asked: Small) -> dict[str, Any]:
     summary="Unload a model",
     responses=documented_plainly(400, 404),
 )
-def unload_model(name: ModelName, given: Given) -> dict[str, Any]:
+def unload_model(name: ModelName, services: ServicesDep) -> dict[str, Any]:
     """Free the memory of a model's versions; the next request loads what it needs again. Nothing is deleted."""
-    given.rooms.registry.get(name)
-    given.model_cache.unload(name)
+    services.rooms.registry.get(name)
+    services.version_cache.unload(name)
     return {"name": name, "unload": True}
 
 
 @router.get("/models/stats", summary="Get the statistics of all versions", responses=documented_plainly())
-def get_all_statistics(given: Given) -> dict[str, Any]:
+def get_all_statistics(services: ServicesDep) -> dict[str, Any]:
     """Give what every version has answered in this process, and what the time went to."""
-    return _statistics(given, (v for model in every_model(given.rooms.registry) for v in reversed(model.versions)))
+    return _statistics(
+        services, (v for model in every_model(services.rooms.registry) for v in reversed(model.versions))
+    )
 
 
 @each_way(router, "GET", "/stats", (MODEL,), summary="Get a model's statistics", responses=documented_plainly(400, 404))
-def get_model_statistics(request: Request, given: Given) -> dict[str, Any]:
+def get_model_statistics(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Give what each version of a model has answered."""
-    return _statistics(given, reversed(given.rooms.registry.get(named(request).model).versions))
+    return _statistics(services, reversed(services.rooms.registry.get(named(request).model).versions))
 
 
 @each_way(
     router, "GET", "/stats", (NUMBER,), summary="Get a version's statistics", responses=documented_plainly(400, 404)
 )
-def get_version_statistics(request: Request, given: Given) -> dict[str, Any]:
+def get_version_statistics(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Give what a version has answered."""
-    return _statistics(given, [given.rooms.registry.resolve(named(request))])
+    return _statistics(services, [services.rooms.registry.resolve(named(request))])
 
 
-def _statistics(given: Services, versions: Iterable[Version]) -> dict[str, Any]:
-    return {"model_stats": [_figures(version, given.statistics.get(version.key)) for version in versions]}
+def _statistics(services: Services, versions: Iterable[Version]) -> dict[str, Any]:
+    return {"model_stats": [_figures(version, services.usage.get(version.key)) for version in versions]}
 
 
 def _figures(version: Version, counts: Counts) -> dict[str, Any]:
@@ -141,9 +143,9 @@ def _figures(version: Version, counts: Counts) -> dict[str, Any]:
 
 
 @each_way(router, "GET", "/config", WAYS, summary="Get a model's configuration", responses=documented_plainly(400, 404))
-def get_configuration(request: Request, given: Given) -> dict[str, Any]:
+def get_configuration(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Give the inputs and outputs of a version as Triton's configuration has them; the first dimension is the rows."""
-    version = given.rooms.registry.resolve(named(request))
+    version = services.rooms.registry.resolve(named(request))
     columns = [(each["name"], _TYPES[DATATYPES[each["kind"]]], [-1]) for each in version.document["inputs"]]
     classes = len(version.document["classes"])
     outputs = [(LABEL, "TYPE_STRING", [-1]), (PROBABILITIES, "TYPE_FP32", [-1, classes])]

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app import __version__
-from app.api.deps import Given
+from app.api.deps import ServicesDep
 from app.api.openapi import documented_plainly
 from app.api.protocols.predict import Turn, answer
 from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
@@ -68,25 +68,25 @@ async def get_live() -> dict[str, bool]:
 
 
 @router.get("/health/ready", summary="Does the server serve?", responses=documented_plainly())
-async def get_ready(given: Given) -> dict[str, bool]:
+async def get_ready(services: ServicesDep) -> dict[str, bool]:
     """Answer 200 from the end of start-up until draining begins."""
-    if given.is_draining:
+    if services.is_draining:
         raise NotReady("The service is stopping.")
     # the specification's text says live, and its clients read ready
     return {"live": True, "ready": True}
 
 
 @router.get("/models", summary="List models", responses=documented_plainly())
-def list_served(given: Given) -> dict[str, list[str]]:
+def list_served(services: ServicesDep) -> dict[str, list[str]]:
     """Give the names of all models, as KServe does."""
-    return {"models": [model.name for model in every_model(given.rooms.registry)]}
+    return {"models": [model.name for model in every_model(services.rooms.registry)]}
 
 
 @each_way(router, "GET", "", WAYS, summary="Get a model's metadata", responses=documented_plainly(400, 404))
-def get_served(request: Request, given: Given) -> dict[str, Any]:
+def get_served(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Give the inputs, one for each column, and the outputs of a version, and which versions there are."""
-    version = given.rooms.registry.resolve(named(request))
-    model = given.rooms.registry.get(version.model)
+    version = services.rooms.registry.resolve(named(request))
+    model = services.rooms.registry.get(version.model)
     classes = len(version.document["classes"])
     return {
         "name": version.model,
@@ -104,9 +104,9 @@ def get_served(request: Request, given: Given) -> dict[str, Any]:
 
 
 @each_way(router, "GET", "/ready", WAYS, summary="Is a model ready?", responses=documented_plainly(400, 404))
-def get_served_ready(request: Request, given: Given) -> dict[str, Any]:
+def get_served_ready(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Load a version where it is not in memory, and answer 200 where it can be asked; 503 where it is damaged."""
-    loaded = given.model_cache.get(named(request))
+    loaded = services.version_cache.get(named(request))
     return {"name": loaded.version.model, "ready": True}
 
 
@@ -126,7 +126,7 @@ def get_served_ready(request: Request, given: Given) -> dict[str, Any]:
     },
     openapi_extra={"requestBody": _INFER_BODY},
 )
-async def infer(request: Request, given: Given) -> Response:
+async def infer(request: Request, services: ServicesDep) -> Response:
     """Classify rows: a tensor of shape [rows] or [rows, 1] for each column, or one of [rows, columns] of any other name.
 
     Tensors are JSON, or bytes after it as `Inference-Header-Content-Length` says; `null` and NaN are missing. Outputs are
@@ -140,7 +140,7 @@ async def infer(request: Request, given: Given) -> Response:
     def work(turn: Turn, body: bytes) -> tuple[bytes, int | None]:
         return _infer(turn, body, json_bytes)
 
-    body, length = await answer(request, given, work)
+    body, length = await answer(request, services, work)
     if length is None:
         return Response(body, media_type="application/json")
     return Response(body, headers={_JSON_LENGTH: str(length)}, media_type="application/octet-stream")

@@ -11,7 +11,7 @@ from app.api.protocols.version_paths import named
 from app.api.request_body import read_body
 from app.learning.requests.prediction_rows import Rows, refuse_unknown
 from app.metrics.version_usage import Stopwatch
-from app.serving.predictor import Loaded, Prediction
+from app.serving.predictor import LoadedVersion, Prediction
 from app.wiring import Services
 
 Answer = TypeVar("Answer")
@@ -22,7 +22,7 @@ Work = Callable[["Turn", bytes], Answer]
 class Turn:
     """One request that is being answered by a version."""
 
-    def __init__(self, loaded: Loaded, watch: Stopwatch) -> None:
+    def __init__(self, loaded: LoadedVersion, watch: Stopwatch) -> None:
         self.loaded = loaded
         self._watch = watch
         self.columns = [each.name for each in loaded.artifact.encoder.inputs]
@@ -31,7 +31,7 @@ class Turn:
         """Predict rows whose columns the model knows: these protocols have no place for warnings.
 
         Raises:
-            Invalid: there is another column; or as `Loaded.predict`.
+            Invalid: there is another column; or as `LoadedVersion.predict`.
         """
         refuse_unknown(rows, (*self.columns, self.loaded.target))
         self._watch.end("input")
@@ -41,23 +41,23 @@ class Turn:
         return found
 
 
-async def answer(request: Request, given: Services, work: Work[Answer]) -> Answer:
+async def answer(request: Request, services: Services, work: Work[Answer]) -> Answer:
     """Read a request's body, and answer it in a thread by the version that its path names.
 
     Raises:
         Busy: there are too many predictions.
-        whatever `read_body`, `ModelCache.get` and `work` do.
+        whatever `read_body`, `VersionCache.get` and `work` do.
     """
-    lane = given.lanes.predictions
+    lane = services.lanes.predictions
     lane.check()
     # a place is for work: a client that sends slowly has none
-    body = await read_body(request, given.settings.max_predict_bytes)
+    body = await read_body(request, services.settings.max_predict_bytes)
     watch = Stopwatch()
 
     def run() -> Answer:
-        loaded = given.model_cache.get(named(request))
+        loaded = services.version_cache.get(named(request))
         watch.end("queue")
-        with given.statistics.measured(loaded.version.key, watch):
+        with services.usage.measured(loaded.version.key, watch):
             return work(Turn(loaded, watch), body)
 
     async with lane.place():

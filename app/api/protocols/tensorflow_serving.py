@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from app.api.deps import Given
+from app.api.deps import ServicesDep
 from app.api.openapi import documented_plainly
 from app.api.protocols.predict import Turn, answer
 from app.api.protocols.version_paths import LABEL, MODEL, NUMBER, each_way, every_model, named
@@ -56,13 +56,13 @@ def _gives(*keys: str) -> dict[int | str, dict[str, Any]]:
         columns={"inputs": {"length": [181, 217], "weight": [3750, 5200]}},
     ),
 )
-async def predict_instances(request: Request, given: Given) -> Response:
+async def predict_instances(request: Request, services: ServicesDep) -> Response:
     """Give a list of probabilities for each row: `predictions` for `instances`, `outputs` for `inputs`.
 
     A row is a list in the order of the model's columns, an object, or for a model of one column a value. `null` and NaN are
     missing. The Content-Type is not looked at.
     """
-    return _json(await answer(request, given, _predict))
+    return _json(await answer(request, services, _predict))
 
 
 def _predict(turn: Turn, body: bytes) -> bytes:
@@ -80,9 +80,9 @@ def _predict(turn: Turn, body: bytes) -> bytes:
     responses=documented_plainly(*_ASKED) | _gives("results"),
     openapi_extra=_takes(examples={"context": {"weight": 3750}, "examples": [{"length": 181}, {"length": 217}]}),
 )
-async def classify_examples(request: Request, given: Given) -> Response:
+async def classify_examples(request: Request, services: ServicesDep) -> Response:
     """Give `results`: for each example each class as a text with its probability, in the order of the model's classes."""
-    return _json(await answer(request, given, _classify))
+    return _json(await answer(request, services, _classify))
 
 
 def _classify(turn: Turn, body: bytes) -> bytes:
@@ -99,22 +99,22 @@ def _classify(turn: Turn, body: bytes) -> bytes:
     summary="Regress",
     responses=documented_plainly(400, 404) | _gives("results"),
 )
-def regress_examples(request: Request, given: Given) -> None:
+def regress_examples(request: Request, services: ServicesDep) -> None:
     """Answer 400: every model here is a classifier."""
-    given.rooms.registry.resolve(named(request))
+    services.rooms.registry.resolve(named(request))
     raise Invalid("Expected :predict or :classify; every model here is a classifier.")
 
 
 @router.get("/models", summary="List models", responses=documented_plainly())
-def list_names(given: Given) -> dict[str, list[str]]:
+def list_names(services: ServicesDep) -> dict[str, list[str]]:
     """Give the names of all models, as KServe's V1 protocol does; TensorFlow Serving has no such list."""
-    return {"models": [model.name for model in every_model(given.rooms.registry)]}
+    return {"models": [model.name for model in every_model(services.rooms.registry)]}
 
 
 @each_way(router, "GET", "/metadata", WAYS, summary="Get a version's signature", responses=documented_plainly(400, 404))
-def get_signature(request: Request, given: Given) -> dict[str, Any]:
+def get_signature(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Give the inputs, one for each column, and the output of a version."""
-    version = given.rooms.registry.resolve(named(request))
+    version = services.rooms.registry.resolve(named(request))
     inputs = {each["name"]: _tensor(each["name"], _TYPES[each["kind"]], -1) for each in version.document["inputs"]}
     outputs = {"probabilities": _tensor("probabilities", "DT_FLOAT", -1, len(version.document["classes"]))}
     signature = {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
@@ -131,24 +131,24 @@ def _tensor(name: str, dtype: str, *sizes: int) -> dict[str, Any]:
 
 
 @each_way(router, "GET", "", (NUMBER, LABEL), summary="Get a version's status", responses=documented_plainly(400, 404))
-def get_version_status(request: Request, given: Given) -> dict[str, Any]:
+def get_version_status(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Say whether a version answers: it is loaded when it is first asked."""
-    return _status(given, [given.rooms.registry.resolve(named(request))])
+    return _status(services, [services.rooms.registry.resolve(named(request))])
 
 
 @each_way(router, "GET", "", (MODEL,), summary="Get a model's status", responses=documented_plainly(400, 404))
-def get_model_status(request: Request, given: Given) -> dict[str, Any]:
+def get_model_status(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Say whether each version answers, newest first, and as KServe's V1 protocol does whether the model is ready."""
-    model = given.rooms.registry.get(named(request).model)
+    model = services.rooms.registry.get(named(request).model)
     default = [version for version in model.versions if version.version == model.default_version]
-    is_ready = any(not given.model_cache.is_broken(version) for version in default)
-    return {"name": model.name, "ready": is_ready, **_status(given, model.versions)}
+    is_ready = any(not services.version_cache.is_broken(version) for version in default)
+    return {"name": model.name, "ready": is_ready, **_status(services, model.versions)}
 
 
-def _status(given: Services, versions: Iterable[Version]) -> dict[str, Any]:
+def _status(services: Services, versions: Iterable[Version]) -> dict[str, Any]:
     found = []
     for version in versions:
-        is_broken = given.model_cache.is_broken(version)
+        is_broken = services.version_cache.is_broken(version)
         error = {"error_code": "DATA_LOSS", "error_message": "Its files are damaged."}
         status = error if is_broken else {"error_code": "OK", "error_message": ""}
         state = "END" if is_broken else "AVAILABLE"

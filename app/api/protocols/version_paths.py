@@ -30,7 +30,7 @@ class _Word(Convertor[str]):
 register_url_convertor("word", _Word())
 
 
-# asynchronous for the reason of `deps.services`
+# asynchronous for the reason of `deps.get_services`
 async def _by_model(request: Request, name: ModelName) -> None:
     request.state.ref = Ref(name, None, DEFAULT)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app.errors import FAULT_LIMIT, Fault, Invalid
 
 MAX_WARNINGS = 100
-NoteCode = Literal["unseen_category", "imputed", "out_of_range", "unknown_column", "invalid"]
+WarningCode = Literal["unseen_category", "imputed", "out_of_range", "unknown_column", "invalid"]
 
 
 @dataclass(frozen=True)
@@ -22,27 +22,27 @@ class Note:
 
     row: int
     column: str
-    code: NoteCode
+    code: WarningCode
 
 
-class Notes:
+class CellWarnings:
     """Warnings in order of rows; kept by column as indices of rows, for a few MB of rows can give millions."""
 
     def __init__(self) -> None:
-        self._groups: list[tuple[str, NoteCode, NDArray[np.int32]]] = []
+        self._groups: list[tuple[str, WarningCode, NDArray[np.int32]]] = []
 
-    def add(self, column: str, code: NoteCode, rows: NDArray[Any]) -> None:
+    def add(self, column: str, code: WarningCode, rows: NDArray[Any]) -> None:
         """Add a warning about a column in each of these rows, which ascend."""
         if len(rows):
             self._groups.append((column, code, rows.astype(np.int32)))
 
-    def extend(self, other: Notes) -> None:
+    def extend(self, other: CellWarnings) -> None:
         """Add another's warnings."""
         self._groups += other._groups
 
-    def without(self, is_bad: NDArray[np.bool_]) -> Notes:
+    def without(self, is_bad: NDArray[np.bool_]) -> CellWarnings:
         """Give those of the other rows."""
-        kept = Notes()
+        kept = CellWarnings()
         for column, code, rows in self._groups:
             kept.add(column, code, rows[~is_bad[rows]])
         return kept
@@ -60,7 +60,7 @@ class Notes:
         return heapq.merge(*groups, key=lambda note: note.row)
 
     @staticmethod
-    def _each(column: str, code: NoteCode, rows: NDArray[np.int32]) -> Iterator[Note]:
+    def _each(column: str, code: WarningCode, rows: NDArray[np.int32]) -> Iterator[Note]:
         return (Note(int(row), column, code) for row in rows)
 
 
@@ -72,7 +72,7 @@ class Faults:
     """
 
     def __init__(self, first_row: int = 0) -> None:
-        self.notes = Notes()
+        self.notes = CellWarnings()
         self._first_row = first_row
         self._first: list[Fault] = []
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning.encoding.cell_warnings import Faults, Notes
+from app.learning.encoding.cell_warnings import CellWarnings, Faults
 from app.learning.tables.table import MISSING, Column, Columns
 
 UNSEEN = -2
@@ -99,7 +99,7 @@ class Encoder:
     def encode(
         self,
         cells: Mapping[str, NDArray[Any]],
-        notes: Notes | None = None,
+        notes: CellWarnings | None = None,
         faults: Faults | None = None,
     ) -> NDArray[np.float32]:
         """Encode n rows.
@@ -205,7 +205,7 @@ def _scaled(each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_], fa
     return numbers
 
 
-def _note(notes: Notes, each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_]) -> None:
+def _note(notes: CellWarnings, each: Input, values: NDArray[Any], is_missing: NDArray[np.bool_]) -> None:
     notes.add(each.name, "imputed", np.flatnonzero(is_missing))
     if each.kind == "categorical":
         notes.add(each.name, "unseen_category", np.flatnonzero(values == UNSEEN))

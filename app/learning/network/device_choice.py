@@ -32,7 +32,7 @@ class Timing(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Crossover:
+class CpuOrGpuRuntime:
     """A network on the processor for few rows, and on another device for many.
 
     A row has the same bits in whatever company only among those that one device computes.
@@ -47,7 +47,7 @@ class Crossover:
     timings: tuple[Timing, ...]
 
     @classmethod
-    def measure(cls, cpu: Runtime, gpu: Runtime, inputs: int) -> Crossover:
+    def measure(cls, cpu: Runtime, gpu: Runtime, inputs: int) -> CpuOrGpuRuntime:
         """Time both on rows of so many numbers."""
         timings: list[Timing] = []
         for rows in SIZES:

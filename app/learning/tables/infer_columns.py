@@ -30,7 +30,7 @@ _TRUTH = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
-class Bounds:
+class TableLimits:
     """What a table may be at most."""
 
     rows: int
@@ -39,7 +39,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Portions:
+class MemoryBudget:
     """How much of a file is in memory at once.
 
     Args:
@@ -79,7 +79,7 @@ class Source:
     warnings: Sequence[str] = ()
 
 
-def named(header: Sequence[str], bounds: Bounds) -> tuple[list[str], list[str]]:
+def named(header: Sequence[str], bounds: TableLimits) -> tuple[list[str], list[str]]:
     """Give the names of columns, and warnings about absent ones.
 
     Raises:
@@ -90,7 +90,7 @@ def named(header: Sequence[str], bounds: Bounds) -> tuple[list[str], list[str]]:
     return clean_names(header)
 
 
-def check_rows(rows: int, bounds: Bounds, columns: int = 1) -> None:
+def check_rows(rows: int, bounds: TableLimits, columns: int = 1) -> None:
     """Refuse a table of no rows, of too many, or of too many cells."""
     if rows == 0:
         raise Invalid("Expected at least one row of data, got none.")

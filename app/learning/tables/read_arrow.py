@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from app.errors import Invalid, Malformed
 from app.learning.tables.infer_columns import (
-    Bounds,
-    Portions,
+    MemoryBudget,
     Source,
+    TableLimits,
     check_rows,
     column_of_array,
     column_of_texts,
@@ -30,7 +30,7 @@ _INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt
 _Read = Callable[..., pl.DataFrame]
 
 
-def parquet(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+def parquet(path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget) -> Source:
     """Read a Parquet file as a table, some columns at a time."""
     lazy, rows = _decoded("Parquet", lambda: _scan_parquet(path, bounds))
     names = lazy.collect_schema().names()
@@ -45,17 +45,19 @@ def parquet(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Por
     )
 
 
-def arrow_file(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+def arrow_file(path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget) -> Source:
     """Read an Arrow IPC file as a table, some columns at a time."""
     return _arrow(path, "an Arrow IPC file", pl.read_ipc, bounds, kinds, portions)
 
 
-def arrow_stream(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+def arrow_stream(path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget) -> Source:
     """Read an Arrow IPC stream as a table, some columns at a time."""
     return _arrow(path, "an Arrow IPC stream", pl.read_ipc_stream, bounds, kinds, portions)
 
 
-def _arrow(path: Path, form: str, read: _Read, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+def _arrow(
+    path: Path, form: str, read: _Read, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget
+) -> Source:
     def columns(group: Sequence[int] | None, n_rows: int | None = None) -> pl.DataFrame:
         with path.open("rb") as file:
             return read(file, columns=None if group is None else list(group), n_rows=n_rows)
@@ -71,9 +73,9 @@ def _source(
     schema: pl.Schema,
     rows: int,
     read: Callable[[range], pl.DataFrame],
-    bounds: Bounds,
+    bounds: TableLimits,
     kinds: Mapping[str, Kind],
-    portions: Portions,
+    portions: MemoryBudget,
 ) -> Source:
     names, warnings = named(schema.names(), bounds)
 
@@ -91,7 +93,7 @@ def _source(
     return Source(names, rows, columns(), warnings)
 
 
-def _scan_parquet(path: Path, bounds: Bounds) -> tuple[pl.LazyFrame, int]:
+def _scan_parquet(path: Path, bounds: TableLimits) -> tuple[pl.LazyFrame, int]:
     lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
     schema = lazy.collect_schema()
     _check_schema(schema, bounds)
@@ -101,22 +103,22 @@ def _scan_parquet(path: Path, bounds: Bounds) -> tuple[pl.LazyFrame, int]:
     return lazy, rows
 
 
-def _read_parquet(path: Path, bounds: Bounds) -> pl.DataFrame:
+def _read_parquet(path: Path, bounds: TableLimits) -> pl.DataFrame:
     lazy, _ = _decoded("Parquet", lambda: _scan_parquet(path, bounds))
     return _checked(_decoded("Parquet", lambda: lazy.head(bounds.rows + 1).collect()), bounds)
 
 
-def _read_arrow_file(path: Path, bounds: Bounds) -> pl.DataFrame:
+def _read_arrow_file(path: Path, bounds: TableLimits) -> pl.DataFrame:
     with path.open("rb") as file:
         return _checked(_decoded("an Arrow IPC file", lambda: pl.read_ipc(file)), bounds)
 
 
-def _read_arrow_stream(path: Path, bounds: Bounds) -> pl.DataFrame:
+def _read_arrow_stream(path: Path, bounds: TableLimits) -> pl.DataFrame:
     with path.open("rb") as file:
         return _checked(_decoded("an Arrow IPC stream", lambda: pl.read_ipc_stream(file)), bounds)
 
 
-def _checked(frame: pl.DataFrame, bounds: Bounds) -> pl.DataFrame:
+def _checked(frame: pl.DataFrame, bounds: TableLimits) -> pl.DataFrame:
     _check_schema(frame.schema, bounds)
     check_rows(frame.height, bounds, frame.width)
     for series in frame:
@@ -143,7 +145,7 @@ def _decoded(form: str, read: Callable[[], _T]) -> _T:
         raise Malformed(f"Expected {form} with different column names that could be read to its end.") from error
 
 
-def _check_schema(schema: pl.Schema, bounds: Bounds) -> None:
+def _check_schema(schema: pl.Schema, bounds: TableLimits) -> None:
     named(list(schema.names()), bounds)
     for name, dtype in schema.items():
         if (
@@ -178,7 +180,7 @@ def _texts(series: pl.Series) -> pl.Series:
     return series.cast(pl.String)
 
 
-def transcode(path: Path, form: str, bounds: Bounds) -> bytes:
+def transcode(path: Path, form: str, bounds: TableLimits) -> bytes:
     """Turn a Parquet or Arrow file into what `rows.decode` reads as "frame".
 
     That is a line of JSON, `{"rows": n, "columns": {name: values, or the type of an array of numbers}}`, and the arrays' bytes.
@@ -220,7 +222,7 @@ def write_arrow(columns: bytes, out: Path) -> None:
         pl.DataFrame(series).write_ipc_stream(file)
 
 
-_FRAMES: dict[str, Callable[[Path, Bounds], pl.DataFrame]] = {
+_FRAMES: dict[str, Callable[[Path, TableLimits], pl.DataFrame]] = {
     "parquet": _read_parquet,
     "arrow_file": _read_arrow_file,
     "arrow_stream": _read_arrow_stream,

@@ -18,7 +18,7 @@ import polars as pl
 
 from app.errors import Fault, Invalid, Malformed
 from app.learning.tables import read_arrow, read_json, read_npz
-from app.learning.tables.infer_columns import Bounds, Portions, Source, check_rows, column_of_texts, named
+from app.learning.tables.infer_columns import MemoryBudget, Source, TableLimits, check_rows, column_of_texts, named
 from app.learning.tables.parse_text import sniff
 from app.learning.tables.table import Column, Kind, Table
 
@@ -30,7 +30,7 @@ _UNBALANCED = "Expected CSV whose quotes are balanced and enclose whole cells."
 
 
 def open_source(
-    path: Path, form: str, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions | None = None
+    path: Path, form: str, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget | None = None
 ) -> Source:
     """Read an uploaded file as far as it takes to know its names and rows; its columns are made one by one.
 
@@ -43,14 +43,16 @@ def open_source(
         Invalid: they are, but not a table that can be used; says the row and column.
         TooLarge: over the bounds.
     """
-    source = _PARSERS[form](path, bounds, kinds, portions or Portions())
+    source = _PARSERS[form](path, bounds, kinds, portions or MemoryBudget())
     unknown = sorted(set(kinds) - set(source.names))
     if unknown:
         raise Invalid.at(("columns", unknown[0]), f"There is no column {unknown[0]!r}.")
     return source
 
 
-def parse(path: Path, form: str, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions | None = None) -> Table:
+def parse(
+    path: Path, form: str, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget | None = None
+) -> Table:
     """Read an uploaded file whole; as `open_source`."""
     source = open_source(path, form, bounds, kinds, portions)
     return Table(tuple(source.columns), source.names[-1], tuple(source.warnings))
@@ -90,7 +92,7 @@ class _Delimited:
     header: bytes
     start: int
 
-    def survey(self, portions: Portions) -> _Survey:
+    def survey(self, portions: MemoryBudget) -> _Survey:
         """Read the file once; finds what is wrong with it as a whole."""
         if self.read(b"").width != self.width:
             raise Malformed(f"Expected {self.width} columns as in the header, got {self.read(b'').width}.")
@@ -157,7 +159,7 @@ class _Delimited:
 
 
 def _delimited(
-    path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions, prefer: str | None = None
+    path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget, prefer: str | None = None
 ) -> Source:
     _check_utf8(path)
     header, delimiter = _header(path, prefer)
@@ -262,7 +264,7 @@ def _header(path: Path, prefer: str | None) -> tuple[list[str], str]:
             raise Malformed(f"Expected a CSV header row: {error}.") from error
 
 
-_PARSERS: dict[str, Callable[[Path, Bounds, Mapping[str, Kind], Portions], Source]] = {
+_PARSERS: dict[str, Callable[[Path, TableLimits, Mapping[str, Kind], MemoryBudget], Source]] = {
     "csv": _delimited,
     "tsv": partial(_delimited, prefer="\t"),
     "json": read_json.json,

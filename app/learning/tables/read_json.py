@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Invalid, TooLarge
-from app.learning.tables.infer_columns import Bounds, Portions, Source, check_rows, column_of_values, named, type_of
+from app.learning.tables.infer_columns import (
+    MemoryBudget,
+    Source,
+    TableLimits,
+    check_rows,
+    column_of_values,
+    named,
+    type_of,
+)
 from app.learning.tables.parse_text import load_json
 from app.learning.tables.table import Column, Kind
 
@@ -16,7 +24,7 @@ from app.learning.tables.table import Column, Kind
 _VALUE_BYTES = 64
 
 
-def json(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], _portions: Portions) -> Source:
+def json(path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], _portions: MemoryBudget) -> Source:
     """Read a JSON body as a table; its size has a limit of its own, so that it is read in one piece."""
     document = load_json(path.read_bytes(), "JSON")
     if not isinstance(document, dict):
@@ -32,7 +40,7 @@ def json(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], _portions: Porti
     raise Invalid(f'Expected {{"x", "y"}}, {{"records"}} or {{"columns"}}; got {came}.')
 
 
-def _matrix(x: Any, y: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Source:
+def _matrix(x: Any, y: Any, bounds: TableLimits, kinds: Mapping[str, Kind]) -> Source:
     for name, value in (("x", x), ("y", y)):
         if not isinstance(value, list):
             raise Invalid.at((name,), f"Expected {name} to be a list, got {type_of(value)}.")
@@ -63,7 +71,7 @@ def _from_one_hot(y: list[Any]) -> list[int]:
     return labels
 
 
-def _records(records: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Source:
+def _records(records: Any, bounds: TableLimits, kinds: Mapping[str, Kind]) -> Source:
     if not isinstance(records, list):
         raise Invalid.at(("records",), f"Expected records to be a list, got {type_of(records)}.")
     check_rows(len(records), bounds)
@@ -77,7 +85,7 @@ def _records(records: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Source:
     return _columns({name: [record.get(name) for record in records] for name in names}, bounds, kinds)
 
 
-def _columns(columns: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Source:
+def _columns(columns: Any, bounds: TableLimits, kinds: Mapping[str, Kind]) -> Source:
     if not isinstance(columns, dict):
         raise Invalid.at(("columns",), f"Expected columns to be an object of lists, got {type_of(columns)}.")
     if not columns:
@@ -99,7 +107,7 @@ def _columns(columns: Any, bounds: Bounds, kinds: Mapping[str, Kind]) -> Source:
     return Source(names, longest, made, warnings)
 
 
-def ndjson(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+def ndjson(path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget) -> Source:
     """Read lines of JSON objects as a table: once for the names, then once for each group of columns."""
     keys, rows = _survey(path, bounds)
     names, warnings = named(keys, bounds)
@@ -117,7 +125,7 @@ def ndjson(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Port
     return Source(names, rows, columns(), warnings)
 
 
-def _survey(path: Path, bounds: Bounds) -> tuple[list[str], int]:
+def _survey(path: Path, bounds: TableLimits) -> tuple[list[str], int]:
     """Give the members that the objects have, in the order in which they come up, and the number of objects."""
     keys: dict[str, None] = {}
     rows = 0

@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Invalid, Malformed, TooLarge
-from app.learning.tables.infer_columns import Bounds, Portions, Source, check_rows, column_of_array, column_of_values
+from app.learning.tables.infer_columns import (
+    MemoryBudget,
+    Source,
+    TableLimits,
+    check_rows,
+    column_of_array,
+    column_of_values,
+)
 from app.learning.tables.parse_text import npy_header
 from app.learning.tables.table import Column, Kind
 
@@ -29,7 +36,7 @@ _UNREADABLE = (
 _BROKEN = "Expected an NPZ file of plain arrays (no pickled objects) that could be read to its end."
 
 
-def npz(path: Path, bounds: Bounds, kinds: Mapping[str, Kind], portions: Portions) -> Source:
+def npz(path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget) -> Source:
     """Read an NPZ file as a table: `y` at once, `x` once for each group of its columns."""
     try:
         x, y = _open(path, bounds)
@@ -91,7 +98,7 @@ class _Matrix:
         return np.frombuffer(read, self.dtype)
 
 
-def _open(path: Path, bounds: Bounds) -> tuple[_Matrix, NDArray[Any]]:
+def _open(path: Path, bounds: TableLimits) -> tuple[_Matrix, NDArray[Any]]:
     """Give x, of which nothing is read but its header, and y."""
     with zipfile.ZipFile(path) as archive:
         declared = sum(member.file_size for member in archive.infolist())

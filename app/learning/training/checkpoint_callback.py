@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from app.learning.network.keras_network import read_random_streams, set_random_streams
 from app.learning.training.checkpoint import State
 from app.learning.training.loop import Mode, Position
-from app.learning.training.progress_callback import Watch
+from app.learning.training.progress_callback import ProgressCallback
 from app.learning.training.task import Interrupted, Task
 
 #: within an epoch a checkpoint is made after so long
 MID_EPOCH_SECONDS = 30.0
 
 
-class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
+class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Hands out the run's state, and puts an earlier one back; the last of the callbacks, so that it sees the others'."""
 
     def __init__(
         self,
         task: Task,
         model: keras.Model,
-        watch: Watch,
+        watch: ProgressCallback,
         stopping: keras.callbacks.EarlyStopping | None,
         saved: State | None,
         *,

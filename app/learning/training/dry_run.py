@@ -35,7 +35,7 @@ COPIES_OF_WEIGHTS = 6
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TableFindings:
     """Findings about a table and a target.
 
     Args:
@@ -47,7 +47,7 @@ class Verdict:
     warnings: tuple[str, ...]
 
 
-def examine(table: Columns, target: str, columns: Sequence[str]) -> Verdict:
+def examine(table: Columns, target: str, columns: Sequence[str]) -> TableFindings:
     """Look at the classes, and for columns that give the target away.
 
     Args:
@@ -65,7 +65,7 @@ def examine(table: Columns, target: str, columns: Sequence[str]) -> Verdict:
         for name in columns
         if _gives_away(table.column(name), y, len(labels))
     ]
-    return Verdict(tuple(zip(labels, counts, strict=True)), tuple(warnings))
+    return TableFindings(tuple(zip(labels, counts, strict=True)), tuple(warnings))
 
 
 def _gives_away(column: Column, y: NDArray[np.int32], classes: int) -> bool:

@@ -19,9 +19,9 @@ from app.learning.network.keras_network import build, get_weights, make_determin
 from app.learning.spec import EarlyStopping, TrainSpec
 from app.learning.training.batches import Source
 from app.learning.training.checkpoint import State
-from app.learning.training.checkpoint_callback import Keeper
+from app.learning.training.checkpoint_callback import CheckpointCallback
 from app.learning.training.loop import Mode, NotCompilable, prepare, run
-from app.learning.training.progress_callback import Watch
+from app.learning.training.progress_callback import ProgressCallback
 from app.learning.training.task import Diverged, Task
 
 #: from so many steps on XLA's compilation, 0.3 s longer than a graph's, is made up for by 0.14 ms a step (measured at
@@ -116,9 +116,9 @@ class _Run:
     def go(self, saved: State | None) -> Fitted:
         """Run to the end, from the saved state on where there is one; raises as `fit` does, and `NotCompilable`."""
         task, spec = self.task, self.task.spec
-        watch = Watch(task, self.began)
+        watch = ProgressCallback(task, self.began)
         stopping = _stopping(spec, watch, task.validation)
-        keeper = Keeper(task, self.model, watch, stopping, saved, mode=self.mode, rate=self.rate)
+        keeper = CheckpointCallback(task, self.model, watch, stopping, saved, mode=self.mode, rate=self.rate)
         run(
             self.model,
             task.train,
@@ -166,7 +166,9 @@ def _optimizer(spec: TrainSpec, rate: float, steps: int) -> keras.optimizers.SGD
     )
 
 
-def _stopping(spec: TrainSpec, watch: Watch, validation: Source | None) -> keras.callbacks.EarlyStopping | None:
+def _stopping(
+    spec: TrainSpec, watch: ProgressCallback, validation: Source | None
+) -> keras.callbacks.EarlyStopping | None:
     asked = spec.fit.early_stopping
     if not isinstance(asked, EarlyStopping) or validation is None:
         return None

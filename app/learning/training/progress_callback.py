@@ -21,7 +21,7 @@ PROGRESS_HZ = 4
 EXPLODED = 1000.0
 
 
-class Watch(keras.callbacks.Callback):  # type: ignore[misc]
+class ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Reports, keeps the history, and stops a run that diverges or is out of time."""
 
     def __init__(self, task: Task, began: float) -> None:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning.encoding.cell_warnings import Note, Notes
+from app.learning.encoding.cell_warnings import CellWarnings, Note
 from app.learning.encoding.encoder import Encoder, fit_encoder
 from app.learning.encoding.read_cells import records_cells, table_cells
-from app.learning.tables.infer_columns import Bounds
+from app.learning.tables.infer_columns import TableLimits
 from app.learning.tables.read_csv import parse
 from app.learning.tables.table import Kind, Table
 
@@ -28,7 +28,7 @@ Columns = dict[str, list[Any]]
 
 def to_table(folder: Path, columns: Columns, kinds: dict[str, Kind] | None = None) -> Table:
     (folder / "upload").write_text(json.dumps({"columns": columns}))
-    return parse(folder / "upload", "json", Bounds(1000, 50), kinds or {})
+    return parse(folder / "upload", "json", TableLimits(1000, 50), kinds or {})
 
 
 def to_csv_table(folder: Path, columns: Columns) -> Table:
@@ -36,7 +36,7 @@ def to_csv_table(folder: Path, columns: Columns) -> Table:
     rows = zip(*columns.values(), strict=True)
     csv.writer(file).writerows([list(columns), *(["" if cell is None else cell for cell in row] for row in rows)])
     (folder / "upload").write_text(file.getvalue(), newline="")
-    return parse(folder / "upload", "csv", Bounds(1000, 50), {})
+    return parse(folder / "upload", "csv", TableLimits(1000, 50), {})
 
 
 def fitted(table: Table, rows: Sequence[int] = (), scaling: str = "standard", encoding: str = "auto") -> Encoder:
@@ -183,7 +183,7 @@ def test_a_number_beyond_float32_after_scaling_is_refused_at_its_place(tmp_path:
 
 def test_odd_cells_are_noted(tmp_path: Path) -> None:
     encoder = fitted(to_table(tmp_path, {"a": [1, 2, None], "c": ["x", "y", "x"]}))
-    notes = Notes()
+    notes = CellWarnings()
 
     encoder.encode(records_cells(encoder, {"a": [None, 2.5, 1], "c": ["z", "x", None]}, 3), notes)
 

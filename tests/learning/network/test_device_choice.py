@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.learning.encoding.encoder import Encoder, Input
 from app.learning.network.architecture import OnnxRuntime
-from app.learning.network.device_choice import ENOUGH_SECONDS, SIZES, Crossover
+from app.learning.network.device_choice import ENOUGH_SECONDS, SIZES, CpuOrGpuRuntime
 from app.learning.network.keras_network import KerasRuntime
 from tests.stored_rows import artifact_of
 
@@ -39,7 +39,7 @@ class Device:
 def test_the_processor_computes_few_rows_and_the_other_device_many() -> None:
     cpu, gpu = Device("cpu", 0, 0.001), Device("gpu:0", 0.03, 0)
 
-    found = Crossover.measure(cpu, gpu, 3)
+    found = CpuOrGpuRuntime.measure(cpu, gpu, 3)
 
     assert (16, "gpu:0", "a clock") == (found.cpu_rows, found.device, found.library)
     assert [1, 4, 16, 64, 256] == [timing.rows for timing in found.timings]
@@ -53,14 +53,14 @@ def test_the_processor_computes_few_rows_and_the_other_device_many() -> None:
 
 
 def test_a_device_that_is_never_quicker_computes_nothing() -> None:
-    found = Crossover.measure(Device("cpu", 0, 0), Device("gpu:0", 0.01, 0), 3)
+    found = CpuOrGpuRuntime.measure(Device("cpu", 0, 0), Device("gpu:0", 0.01, 0), 3)
 
     assert (sys.maxsize, "cpu") == (found.cpu_rows, found.device)
     assert list(SIZES) == [timing.rows for timing in found.timings]
 
 
 def test_a_device_that_is_always_quicker_computes_all() -> None:
-    found = Crossover.measure(Device("cpu", 0.02, 0), Device("gpu:0", 0, 0), 3)
+    found = CpuOrGpuRuntime.measure(Device("cpu", 0.02, 0), Device("gpu:0", 0, 0), 3)
 
     assert (0, "gpu:0") == (found.cpu_rows, found.device)
 
@@ -68,7 +68,7 @@ def test_a_device_that_is_always_quicker_computes_all() -> None:
 def test_sizes_for_which_the_processor_would_take_long_are_not_tried() -> None:
     cpu = Device("cpu", ENOUGH_SECONDS + 0.01, 0)
 
-    found = Crossover.measure(cpu, Device("gpu:0", 0, 0), 3)
+    found = CpuOrGpuRuntime.measure(cpu, Device("gpu:0", 0, 0), 3)
 
     assert [1] == [timing.rows for timing in found.timings]
 
@@ -78,7 +78,7 @@ def test_keras_and_onnx_runtime_agree_on_either_side(cpu_rows: int) -> None:
     encoder = Encoder(tuple(Input(name, "numeric", "impute", marks_missing=False) for name in "abcd"))
     made = artifact_of(encoder, [dict.fromkeys("abcd", 1.0)], units=33)
     cpu = OnnxRuntime(made.architecture, made.weights)
-    both = Crossover(cpu, KerasRuntime(made.architecture, made.weights, "cpu"), cpu_rows, ())
+    both = CpuOrGpuRuntime(cpu, KerasRuntime(made.architecture, made.weights, "cpu"), cpu_rows, ())
 
     for rows in (1, 3, 4, 100):
         x = np.random.default_rng(rows).normal(size=(rows, 4)).astype(np.float32)

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.learning.encoding.cell_warnings import Faults, Note, Notes
+from app.learning.encoding.cell_warnings import CellWarnings, Faults, Note
 from app.learning.encoding.encoder import Encoder, Input
 from app.learning.encoding.read_cells import records_cells
 from app.learning.requests.prediction_rows import Rows
 from app.learning.requests.prediction_rows import decode as decode_within
-from app.learning.tables.infer_columns import Bounds
+from app.learning.tables.infer_columns import TableLimits
 from app.learning.tables.read_arrow import transcode
 from app.learning.tables.table import BLANKS, MISSING
 from tests.forms import ARRAYS, EVERY, FLOAT32, TYPED, by_columns, npy, npz
@@ -92,7 +92,7 @@ def decode(form: str, body: bytes, inputs: list[str]) -> Rows:
 
 
 def answer(encoder: Encoder, rows: Rows) -> Answer:
-    notes, faults = Notes(), Faults()
+    notes, faults = CellWarnings(), Faults()
     x = encoder.encode(records_cells(encoder, rows.columns, rows.count, faults), notes, faults)
     return x.tobytes(), list(notes), list(faults.notes)
 
@@ -101,7 +101,7 @@ def read(folder: Path, name: str, body: bytes, encoder: Encoder) -> Answer:
     form = FORMS.get(name, name)
     if name in TYPED:
         (folder / "body").write_bytes(body)
-        form, body = "frame", transcode(folder / "body", name, Bounds(100, 100))
+        form, body = "frame", transcode(folder / "body", name, TableLimits(100, 100))
     return answer(encoder, decode(form, body, [each.name for each in encoder.inputs]))
 
 
@@ -302,7 +302,7 @@ def test_bodies_that_are_no_rows_are_refused_with_the_place(
 
 def test_millions_of_warnings_take_little_room() -> None:
     rows = 1_000_000
-    notes, faults = Notes(), Faults()
+    notes, faults = CellWarnings(), Faults()
 
     NUMERIC.encode(records_cells(NUMERIC, {"number": [True] * rows}, rows, faults), notes, faults)
 

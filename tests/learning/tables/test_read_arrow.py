@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
 from app.learning.requests.prediction_rows import decode
-from app.learning.tables.infer_columns import Bounds, Portions
+from app.learning.tables.infer_columns import MemoryBudget, TableLimits
 from app.learning.tables.read_arrow import transcode
 from app.learning.tables.read_csv import parse
 from app.learning.tables.table import Table
 
-BOUNDS = Bounds(rows=1000, columns=50)
+BOUNDS = TableLimits(rows=1000, columns=50)
 FORMS = ("parquet", "arrow_file", "arrow_stream")
 Read = Callable[..., Table]
 
@@ -50,10 +50,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(path: Path) -> Read:
     """Parse bytes, or a frame written in this form."""
 
-    def run(given: bytes | pl.DataFrame, form: str, bounds: Bounds = BOUNDS, **kinds: Any) -> Table:
+    def run(given: bytes | pl.DataFrame, form: str, bounds: TableLimits = BOUNDS, **kinds: Any) -> Table:
         path.write_bytes(given if isinstance(given, bytes) else write(given, form))
         whole = parse(path, form, bounds, kinds)
-        in_passes = parse(path, form, bounds, kinds, Portions(pass_bytes=1, block_bytes=1))
+        in_passes = parse(path, form, bounds, kinds, MemoryBudget(pass_bytes=1, block_bytes=1))
         assert [column.describe() for column in whole.columns] == [column.describe() for column in in_passes.columns]
         return in_passes
 
@@ -156,7 +156,7 @@ def test_names_that_are_none_are_refused(
     read: Read, form: str, names: list[str], kind: type[FitserveError], words: str
 ) -> None:
     with pytest.raises(kind, match=words):
-        read(pl.DataFrame({name: [1] for name in names}), form, Bounds(rows=10, columns=10_000))
+        read(pl.DataFrame({name: [1] for name in names}), form, TableLimits(rows=10, columns=10_000))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -171,13 +171,13 @@ def test_two_columns_of_one_name_are_refused(read: Read, form: str) -> None:
 @pytest.mark.parametrize(("rows", "words"), [(0, "got none"), (11, "at most 10 rows, got 11")])
 def test_rows_are_counted(read: Read, form: str, rows: int, words: str) -> None:
     with pytest.raises((Invalid, TooLarge), match=words):
-        read(pl.DataFrame({"a": pl.repeat(1, rows, eager=True)}), form, Bounds(rows=10, columns=1))
+        read(pl.DataFrame({"a": pl.repeat(1, rows, eager=True)}), form, TableLimits(rows=10, columns=1))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_cells_are_counted(read: Read, form: str) -> None:
     with pytest.raises(TooLarge, match="at most 29 cells, got 10 rows of 3 columns"):
-        read(pl.DataFrame({name: [1] * 10 for name in "abc"}), form, Bounds(rows=10, columns=3, cells=29))
+        read(pl.DataFrame({name: [1] * 10 for name in "abc"}), form, TableLimits(rows=10, columns=3, cells=29))
 
 
 LINES: dict[str, tuple[bytes, type[FitserveError] | None, str]] = {
@@ -297,4 +297,4 @@ def test_integers_that_json_cannot_carry_are_refused(tmp_path: Path) -> None:
     frame.write_ipc(tmp_path / "upload")
 
     with pytest.raises(Invalid, match="64 bits in column 'y', got a longer one in row 0"):
-        parse(tmp_path / "upload", "arrow_file", Bounds(10, 10), {})
+        parse(tmp_path / "upload", "arrow_file", TableLimits(10, 10), {})

@@ -19,13 +19,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.learning.tables.infer_columns import Bounds, Portions
+from app.learning.tables.infer_columns import MemoryBudget, TableLimits
 from app.learning.tables.read_csv import parse
 from app.learning.tables.table import Kind, Table
 
-BOUNDS = Bounds(rows=1000, columns=50)
+BOUNDS = TableLimits(rows=1000, columns=50)
 #: so small that every record is a block of its own, and every column has a pass
-TINY = Portions(pass_bytes=1, block_bytes=1)
+TINY = MemoryBudget(pass_bytes=1, block_bytes=1)
 Parse = Callable[..., Table]
 
 
@@ -38,8 +38,8 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Parse:
         body: Any,
         form: str = "csv",
         kinds: Mapping[str, Kind] | None = None,
-        bounds: Bounds = BOUNDS,
-        portions: Portions | None = None,
+        bounds: TableLimits = BOUNDS,
+        portions: MemoryBudget | None = None,
     ) -> Table:
         path.write_bytes(body if isinstance(body, bytes) else json.dumps(body).encode())
         return parse(path, form, bounds, kinds or {}, portions)
@@ -364,7 +364,7 @@ def test_an_npz_is_judged_by_what_it_declares_before_anything_is_unpacked(read: 
 
     assert len(bomb.getvalue()) < 10_000
     with pytest.raises(TooLarge, match="at most 8000 bytes, got 4000000"):
-        read(bomb.getvalue(), "npz", bounds=Bounds(rows=10, columns=10, cells=1000))
+        read(bomb.getvalue(), "npz", bounds=TableLimits(rows=10, columns=10, cells=1000))
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,7 @@ def test_a_table_is_the_same_however_small_the_portions(read: Parse, data: st.Da
         file.write("\n" * data.draw(st.integers(0, 2)) if row[0] != "c0" else "")
     body = data.draw(st.sampled_from([b"", codecs.BOM_UTF8])) + file.getvalue().encode()
     body = body.rstrip(b"\r\n") if data.draw(st.booleans()) else body
-    portions = Portions(data.draw(st.integers(1, 400)), data.draw(st.integers(1, 60)))
+    portions = MemoryBudget(data.draw(st.integers(1, 400)), data.draw(st.integers(1, 60)))
 
     assert whole_of(read(body)) == whole_of(read(body, portions=portions)) == whole_of(read(body, portions=TINY))
 

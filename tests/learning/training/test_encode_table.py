@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from app.errors import Invalid
 from app.learning.encoding.encoder import Encoder, fit_encoder
 from app.learning.encoding.read_cells import table_cells
-from app.learning.tables.infer_columns import Bounds
+from app.learning.tables.infer_columns import TableLimits
 from app.learning.tables.read_csv import parse
 from app.learning.tables.table import Column, Table, TableFile, load, write_table
 from app.learning.training import encode_table
@@ -33,7 +33,7 @@ def file_of(folder: Path, table: Table) -> TableFile:
 
 def parsed(folder: Path, columns: dict[str, list[Any]]) -> TableFile:
     (folder / "upload").write_text(json.dumps({"columns": columns}))
-    return file_of(folder, parse(folder / "upload", "json", Bounds(10_000, 50), {}))
+    return file_of(folder, parse(folder / "upload", "json", TableLimits(10_000, 50), {}))
 
 
 def numbers(folder: Path, x: NDArray[np.float64]) -> TableFile:
