@@ -1,24 +1,31 @@
-"""The Python client. It imports nothing else of fitserve."""
+"""The Python client of the REST API: httpx is all that it needs, and a copy of this folder works alone.
 
-from app.client.client import (
+    with Client() as client:
+        dataset = client.upload("penguins.csv")
+        job = client.wait(client.train("penguins", dataset=dataset, target="species"), on_event=print)
+        client.predict(job.ref, records=[{"island": "Biscoe", "bill_length_mm": 50.4}]).predictions
+
+Everything that it raises is a `FitserveError`, or TypeError and ValueError for a wrong call; `errors.py` draws the tree.
+It imports nothing else of fitserve. Start reading at `client.py`, which has a method for each thing a user asks for.
+"""
+
+from .client import Client
+from .errors import (
     ApiError,
-    Client,
     Conflict,
     ConnectionFailed,
-    Dataset,
     FitserveError,
     Invalid,
-    Job,
     JobCancelled,
     JobFailed,
     NotFound,
     Overloaded,
-    Prediction,
     TimedOut,
     TooLarge,
     Unauthorized,
     UploadFailed,
 )
+from .records import Dataset, Document, Job, Prediction
 
 __all__ = [
     "ApiError",
@@ -26,6 +33,7 @@ __all__ = [
     "Conflict",
     "ConnectionFailed",
     "Dataset",
+    "Document",
     "FitserveError",
     "Invalid",
     "Job",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ from app.client import (
     Unauthorized,
     UploadFailed,
 )
-from app.client.client import ATTEMPTS
+from app.client.connection import ATTEMPTS
+from tests.service import ROOT
 
 Answer = httpx.Response | Exception
 JOB = {"id": "job_1", "model": "iris", "status": "queued", "surprise": True}
@@ -349,3 +353,12 @@ def test_a_number_that_json_cannot_say_is_refused_before_it_is_sent() -> None:
 def test_an_address_without_a_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected an address such as http://127\.0\.0\.1:8000, got 'localhost'"):
         Client("localhost")
+
+
+def test_a_copy_of_the_folder_works_without_the_application(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "app" / "client", tmp_path / "copied")
+    code = "import sys, copied; copied.Client().close(); print('app' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert "False\n" == done.stdout
