@@ -11,6 +11,8 @@ from urllib.parse import unquote
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.names import WORKER
+
 #: a database in memory is none that several processes share
 _DATABASE = re.compile(r"sqlite:///(?!:memory:).|postgresql(\+psycopg)?://.")
 #: what every client can send in a header, and every server reads back the same
@@ -48,9 +50,7 @@ class Settings(BaseSettings):
     allowed_hosts: str = Field("", description="More Host names to accept on loopback, separated by commas.")
     workers: int = Field(1, ge=0, le=256, description="Training jobs at once; 0 leaves training to `fitserve work`.")
     processes: int = Field(1, ge=1, le=64, description="API processes, which share the address and the data directory.")
-    worker_name: str = Field(
-        "worker", pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Stable, unique name of a worker."
-    )
+    worker_name: str = Field("worker", pattern=f"^{WORKER}$", description="Stable, unique name of a worker.")
     serve_on: Literal["auto", "cpu", "gpu"] = Field("auto", description="Where predictions are computed.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
 

@@ -21,8 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("api", "errors", "fast_path", "http", "logs", "metrics", "records", "serving", "settings", "storage"),
         *("system", "wiring"),
     },
-    "fast_path": {"errors", "http", "learning", "metrics", "records", "serving", "wiring"},
-    "api": {"errors", "http", "jobs", "learning", "metrics", "records", "serving", "storage", "wiring"},
+    "fast_path": {"errors", "http", "learning", "metrics", "names", "records", "serving", "wiring"},
+    "api": {"errors", "http", "jobs", "learning", "metrics", "names", "records", "serving", "storage", "wiring"},
     "http": {"errors", "learning", "records", "serving"},
     "wiring": {
         *("errors", "ingest", "jobs", "learning", "metrics", "records", "serving", "settings", "storage"),
@@ -32,15 +32,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": {"errors", "learning", "records", "system"},
     "jobs": {"errors", "learning", "records", "storage", "system"},
     "ingest": {"errors", "learning", "records", "storage", "system"},
-    "records": {"errors", "learning", "settings", "storage", "system"},
+    "records": {"errors", "learning", "names", "settings", "storage", "system"},
     "storage": {"errors"},
-    "learning": {"errors"},
+    "learning": {"errors", "names"},
     # leaves
     "client": set(),
     "errors": set(),
     "logs": set(),
     "metrics": set(),
-    "settings": set(),
+    "names": set(),
+    "settings": {"names"},
     "system": set(),
 }
 #: the rooms inside `learning`, likewise

@@ -14,6 +14,7 @@ from app.api.request_body import MULTIPART, media_type, spool, staging
 from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
 from app.errors import Invalid, TooLarge, UnsupportedMedia
 from app.learning.tables.table import load
+from app.names import id_of
 from app.records.datasets import Dataset, Parsed
 from app.serving.admission import Lane
 from app.storage.blobs import sha256_of
@@ -35,7 +36,7 @@ _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 Id = Annotated[
     str,
     PathParameter(
-        pattern=r"^ds_[0-9a-f]{1,60}$", description="A data set's id.", examples=["ds_0193a5c2f1b07d2c9f1e3a5b7c9d"]
+        pattern=f"^{id_of('ds')}$", description="A data set's id.", examples=["ds_0193a5c2f1b07d2c9f1e3a5b7c9d"]
     ),
 ]
 

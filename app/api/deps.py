@@ -13,22 +13,20 @@ from pydantic import BaseModel, ValidationError
 from app.api.error_handlers import invalid
 from app.api.request_body import media_type, read_body
 from app.errors import NotAcceptable, UnsupportedMedia
-from app.learning.spec import REF_PATTERN
+from app.names import MODEL, REF
 from app.wiring import Services
 
 #: largest body of a request that carries no data
 SMALL_BODY = 1024**2
 _QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-
 Limit = Annotated[int, Query(ge=1, le=500, description="Most items of a page.")]
 After = Annotated[str | None, Query(max_length=200, description="The `next` of the page before.")]
-ModelName = Annotated[str, PathParameter(pattern=NAME_PATTERN, description="A model's name.", examples=["penguins"])]
+ModelName = Annotated[str, PathParameter(pattern=f"^{MODEL}$", description="A model's name.", examples=["penguins"])]
 ModelRef = Annotated[
     str,
     PathParameter(
-        pattern=REF_PATTERN,
+        pattern=f"^{REF}$",
         description="`name` (the default version), `name@3`, or `name@alias`.",
         examples=["penguins"],
     ),

@@ -24,6 +24,7 @@ from app.api.schemas import DryRun, EventPage, JobOut, JobPage
 from app.errors import Invalid, Overloaded
 from app.jobs.submit import describe_dry_run, prepare
 from app.learning.spec import TrainSpec
+from app.names import id_of
 from app.records.datasets import Dataset, Parsed
 from app.records.jobs import Job
 from app.wiring import Services, job_limits
@@ -40,7 +41,7 @@ _BATCH = 500
 Id = Annotated[
     str,
     PathParameter(
-        pattern=r"^job_[0-9a-f]{1,60}$", description="A job's id.", examples=["job_0193a5c2f1b07d2c9f1e3a5b7c9d"]
+        pattern=f"^{id_of('job')}$", description="A job's id.", examples=["job_0193a5c2f1b07d2c9f1e3a5b7c9d"]
     ),
 ]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]

@@ -11,13 +11,14 @@ from app.api.deps import After, Limit, ServicesDep, json_body, json_request
 from app.api.openapi import documented
 from app.api.schemas import KeyIn, KeyMade, KeyPage
 from app.errors import Invalid
+from app.names import id_of
 
 router = APIRouter(prefix="/api/v1/keys", tags=["Keys"])
 
 Id = Annotated[
     str,
     PathParameter(
-        pattern=r"^key_[0-9a-f]{1,60}$", description="A key's id.", examples=["key_0193a5c2f1b07d2c9f1e3a5b7c9d"]
+        pattern=f"^{id_of('key')}$", description="A key's id.", examples=["key_0193a5c2f1b07d2c9f1e3a5b7c9d"]
     ),
 ]
 

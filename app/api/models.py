@@ -14,14 +14,13 @@ from app.api.request_body import staging
 from app.api.schemas import AliasHistory, AliasIn, ModelOut, ModelPage, VersionOut
 from app.api.version_openapi import describe
 from app.errors import Conflict, Corrupt
+from app.names import ALIAS
 from app.records.registry import Ref
 from app.serving.export import Form, export_version
 
 router = APIRouter(prefix="/api/v1/models", tags=["Models"])
 
-Alias = Annotated[
-    str, PathParameter(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$", description="An alias.", examples=["default"])
-]
+Alias = Annotated[str, PathParameter(pattern=f"^{ALIAS}$", description="An alias.", examples=["default"])]
 
 
 @router.get("", response_model=ModelPage, summary="List models", responses=documented(422))

@@ -26,7 +26,8 @@ from app.learning.requests.open_inference import Answer, Output, read_infer, wri
 from app.learning.requests.prediction_rows import decode
 from app.learning.requests.tensorflow_serving import read_predict
 from app.metrics.version_usage import Stopwatch
-from app.records.registry import DEFAULT, Ref
+from app.names import ALIAS, DEFAULT, MODEL
+from app.records.registry import Ref
 from app.serving.predictor import LoadedVersion
 
 #: media types, as they come, and how such a body is read
@@ -202,10 +203,10 @@ class Infer:
 
 _NATIVE = {form: Native(form) for form in ("json", "float32", "npy")}
 _PLACES = {
-    "ref": rb"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})(?:@(?P<rest>[A-Za-z0-9][A-Za-z0-9_.-]{0,63}))?",
-    "name": rb"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})",
+    "ref": f"(?P<name>{MODEL})(?:@(?P<rest>{MODEL}))?".encode(),
+    "name": f"(?P<name>{MODEL})".encode(),
     "n": rb"(?P<n>[1-9][0-9]{0,8})",
-    "alias": rb"(?P<alias>[A-Za-z][A-Za-z0-9_.-]{0,63})",
+    "alias": f"(?P<alias>{ALIAS})".encode(),
 }
 _MODEL, _NUMBER, _LABEL = "/models/{name}", "/models/{name}/versions/{n}", "/models/{name}/labels/{alias}"
 #: of all dialects

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.names import REF
+
 Auto = Literal["auto"]
 Activation = Literal[
     "relu", "elu", "gelu", "leaky_relu", "linear", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh"
@@ -15,8 +17,6 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
-#: what a caller calls a version: `name`, `name@3` or `name@alias`
-REF_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(@[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$"
 AUTO_PATIENCE = 15
 
 
@@ -110,7 +110,7 @@ class TrainSpec(_Part):
     network: Network = Network()
     optimizer: Optimizer = Optimizer()
     fit: Fit = Fit()
-    start_from: Annotated[str, Field(pattern=REF_PATTERN)] | None = Field(
+    start_from: Annotated[str, Field(pattern=f"^{REF}$")] | None = Field(
         None, description="A version whose weights, features and layers training starts from, such as iris@3."
     )
     optimize: Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"] = "log_loss"

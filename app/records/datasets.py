@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, NotFound
+from app.names import new_id
 from app.storage.blobs import ORPHAN_SECONDS, Blobs, sha256_of
-from app.storage.database import Database, datasets, new_id, now, page, versions
+from app.storage.database import Database, datasets, now, page, versions
 
 
 @dataclass(frozen=True)

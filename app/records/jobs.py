@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, NotFound, Overloaded
-from app.storage.database import Database, datasets, events, idempotency_keys, jobs, new_id, now, page
+from app.names import new_id
+from app.storage.database import Database, datasets, events, idempotency_keys, jobs, now, page
 from app.storage.job_queue import JobQueue
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import sqlalchemy as sa
 
 from app.errors import Conflict, NotFound
-from app.storage.database import Database, keys, new_id, now, page
+from app.names import new_id
+from app.storage.database import Database, keys, now, page
 
 Scope = Literal["predict", "train", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

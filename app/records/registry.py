@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, Corrupt, Invalid, NotFound
 from app.learning.artifact import Artifact, read
+from app.names import ALIAS, DEFAULT
 from app.storage.blobs import ORPHAN_SECONDS, Blobs
 from app.storage.database import Database, alias_moves, aliases, jobs, models, now, page, versions
 
-DEFAULT = "default"
 #: by `optimize`: the validation figure that "if_better" compares, and whether more is better
 _FIGURES = {
     "log_loss": ("log_loss", False),
@@ -194,7 +195,7 @@ class Registry:
             NotFound: there is no such model or version.
             Invalid: the alias does not start with a letter.
         """
-        if not (alias[:1].isascii() and alias[:1].isalpha() and len(alias) <= 64 and "@" not in alias):
+        if not re.fullmatch(ALIAS, alias):
             raise Invalid.at(("alias",), "Expected an alias of at most 64 characters that starts with a letter.")
         with self._database.write() as connection:
             _hold(connection, name)

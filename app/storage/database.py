@@ -9,7 +9,6 @@ what was committed (sqlite.org, "PRAGMA synchronous").
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -305,11 +304,6 @@ def _unixepoch(*arguments: str) -> float | None:
 def _begin(connection: Connection) -> None:
     is_write = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
-
-
-def new_id(prefix: str) -> str:
-    """Make an id that sorts by time, such as `job_0193a5…`: 48 bits of milliseconds, then 64 random ones."""
-    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
 def now() -> str:

@@ -16,7 +16,8 @@ import pytest
 from app.errors import Conflict, Invalid, NotFound
 from app.jobs.publish import publish
 from app.learning.artifact import write
-from app.records.registry import DEFAULT, Ref, Registry
+from app.names import DEFAULT
+from app.records.registry import Ref, Registry
 from app.records.rooms import Rooms
 from app.storage.blobs import ORPHAN_SECONDS, Blobs
 from tests.stored_rows import make_artifact, make_done, submit, train

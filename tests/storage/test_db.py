@@ -21,7 +21,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from app.errors import Invalid, StorageFull, Unavailable
-from app.storage.database import STAMP_SECONDS, Database, events, metadata, models, new_id, now, page, workers
+from app.storage.database import STAMP_SECONDS, Database, events, metadata, models, now, page, workers
 from app.storage.migrate import migrate
 from tests.service import ROOT
 
@@ -352,15 +352,6 @@ def test_a_full_disk_is_a_fact_and_leaves_what_was_there(database: Database) -> 
         fill()
 
     assert ["a"] == names(database)
-
-
-def test_ids_are_unique_and_sort_by_time() -> None:
-    first = new_id("job")
-    time.sleep(0.002)
-    later = [new_id("job") for _ in range(1000)]
-
-    assert 1000 == len(set(later))
-    assert first < min(later)
 
 
 def test_times_are_rfc_3339_in_utc() -> None:

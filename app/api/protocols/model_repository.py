@@ -20,7 +20,8 @@ from app.http.protocol_errors import OPEN_INFERENCE
 from app.learning.requests.json_with_nan import load_loose_json
 from app.learning.requests.open_inference import LABEL, PROBABILITIES
 from app.metrics.version_usage import Counts
-from app.records.registry import DEFAULT, Ref, Version
+from app.names import DEFAULT
+from app.records.registry import Ref, Version
 from app.wiring import Services
 
 router = APIRouter(prefix=OPEN_INFERENCE, tags=["Open Inference Protocol"])

@@ -10,7 +10,8 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from app.api.deps import ModelName, Number
 from app.api.models import Alias
-from app.records.registry import DEFAULT, Model, Ref, Registry
+from app.names import DEFAULT
+from app.records.registry import Model, Ref, Registry
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
