@@ -8,11 +8,14 @@ import time
 from typing import Any
 
 from app.errors import StorageFull, Unavailable
+from app.records.job_report import JobReport
 from app.records.jobs import Claim
 from app.records.rooms import Rooms
 
 logger = logging.getLogger(__name__)
 
+#: the scores of an epoch that the job itself shows
+METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 #: progress is committed at most this often
 REPORT_SECONDS = 0.25
 
@@ -57,4 +60,6 @@ class JobProgress:
         jobs = self._rooms.jobs
         if not (self._news or self._facts or self._progress):
             return jobs.is_held(self._claim)
-        return jobs.report(self._claim, self._news, self._progress, self._facts)
+        epochs = [event for event in self._news if event["type"] == "epoch"]
+        metrics = {name: epochs[-1].get(name) for name in METRICS} if epochs else None
+        return jobs.report(self._claim, JobReport(self._news, self._progress, metrics, **self._facts))

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from app.errors import Unavailable
-from app.records.jobs import ACTIVE, Jobs
+from app.records.job_status import ACTIVE
+from app.records.jobs import Jobs
 
 logger = logging.getLogger(__name__)
 

@@ -287,7 +287,7 @@ def _copy_table(old: sqlite3.Connection, new: sqlite3.Connection, table: str, co
 
 def _enqueue(database_file: Path) -> None:
     """Enqueue every queued or running job, the oldest first."""
-    from app.records.jobs import ACTIVE
+    from app.records.job_status import ACTIVE
     from app.storage.job_queue import JobQueue
 
     url = f"sqlite:///{database_file}"

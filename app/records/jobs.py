@@ -21,18 +21,17 @@ from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, NotFound, Overloaded
 from app.names import new_id
+from app.records.job_report import JobReport
+from app.records.job_status import ACTIVE
 from app.storage.database import Database, datasets, events, idempotency_keys, jobs, now, page
 from app.storage.job_queue import JobQueue
 
 logger = logging.getLogger(__name__)
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ACTIVE = ("queued", "running")
 MAX_CRASHES = 3
 IDEMPOTENCY_SECONDS = 24 * 3600
 _LOST = "The queue could not read its own rows of this job, so that no worker took it up; resume it to queue it again."
-#: the fields of a job that an event of type "epoch" updates
-METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 @dataclass(frozen=True)
@@ -321,27 +320,14 @@ class Jobs:
             )
         return claim if is_claimed else None
 
-    def report(
-        self,
-        claim: Claim,
-        news: Sequence[Mapping[str, Any]],
-        progress: Mapping[str, Any] | None,
-        facts: Mapping[str, Any] | None = None,
-    ) -> bool:
-        """Append events, and note the present progress and facts; False where the claim is void.
-
-        Args:
-            facts: `device`, `loop`: where and how the job computes; `learning_rate`: the one that it took in the end.
-        """
-        values: dict[str, Any] = {} if progress is None else {"progress": dict(progress)}
-        epochs = [event for event in news if event["type"] == "epoch"]
-        if epochs:
-            values["metrics"] = {name: epochs[-1].get(name) for name in METRICS}
-        values |= {name: value for name, value in (facts or {}).items() if name in ("device", "loop")}
+    def report(self, claim: Claim, report: JobReport) -> bool:
+        """Append a report's events and note the rest of it in the job; False, and nothing done, where the claim is void."""
+        noted = {name: getattr(report, name) for name in ("progress", "metrics", "device", "loop")}
+        values: dict[str, Any] = {name: value for name, value in noted.items() if value is not None}
         with self._database.write() as connection:
-            if facts and "learning_rate" in facts:
-                values["spec"] = _with_rate(_get(connection, claim.job_id).spec, facts["learning_rate"])
-            return _change(connection, claim.job_id, news, _holds(claim), **values)
+            if report.learning_rate is not None:
+                values["spec"] = _with_rate(_get(connection, claim.job_id).spec, report.learning_rate)
+            return _change(connection, claim.job_id, report.events, _holds(claim), **values)
 
     def is_held(self, claim: Claim) -> bool:
         """Tell whether the claim may still write."""

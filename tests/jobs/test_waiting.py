@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.jobs.waiting import POLL_SECONDS, JobWaiter
+from app.records.job_report import JobReport
 from app.records.rooms import Rooms
 from tests.stored_rows import submit
 
@@ -45,7 +46,7 @@ def test_news_of_a_job_wakes_everyone_who_waits_for_it(rooms: Rooms, what: str) 
         rooms.jobs.delete(job.id)
 
     news = {
-        "report": lambda: rooms.jobs.report(claim, [{"type": "log"}], None),
+        "report": lambda: rooms.jobs.report(claim, JobReport([{"type": "log"}])),
         "cancel": lambda: rooms.jobs.cancel(job.id),
         "delete": end,
     }

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from app.errors import Conflict, NotFound, Overloaded
+from app.records.job_report import JobReport
 from app.records.jobs import IDEMPOTENCY_SECONDS, Claim, Job
 from app.records.rooms import Rooms
 from app.settings import Settings
@@ -155,7 +156,7 @@ def test_a_claimed_job_runs(rooms: Rooms) -> None:
     job = submit(rooms)
 
     claim = take(rooms, job)
-    rooms.jobs.report(claim, [], None, {"device": "cpu", "loop": "graph"})
+    rooms.jobs.report(claim, JobReport(device="cpu", loop="graph"))
 
     running = rooms.jobs.get(job.id)
     assert ("running", 1, None, "cpu") == (running.status, running.attempt, running.queue_position, running.device)
@@ -205,8 +206,8 @@ def hold(rooms: Rooms, claim: Claim) -> bool:
 
 
 WRITES: dict[str, Callable[[Rooms, Claim], object]] = {
-    "report": lambda rooms, claim: rooms.jobs.report(claim, [{"type": "epoch", "loss": 1.0}], {"epoch": 1}),
-    "report facts": lambda rooms, claim: rooms.jobs.report(claim, [], None, {"device": "gpu:0", "learning_rate": 1.0}),
+    "report": lambda rooms, claim: rooms.jobs.report(claim, JobReport([{"type": "epoch", "loss": 1.0}], {"epoch": 1})),
+    "report facts": lambda rooms, claim: rooms.jobs.report(claim, JobReport(device="gpu:0", learning_rate=1.0)),
     "fail": lambda rooms, claim: rooms.jobs.fail(claim, "timeout", "too late"),
     "charge_crash": lambda rooms, claim: rooms.jobs.charge_crash(claim),
     "release": lambda rooms, claim: rooms.jobs.release(claim),
@@ -231,14 +232,15 @@ def test_a_void_claim_writes_nothing(rooms: Rooms, voided: str) -> None:
 def test_reports_are_events_progress_and_the_latest_metrics(rooms: Rooms) -> None:
     job = submit(rooms)
     claim = take(rooms, job)
+    metrics = {"loss": 0.5, "accuracy": 0.5, "val_loss": None, "val_accuracy": None}
     epochs: list[dict[str, Any]] = [{"type": "epoch", "epoch": n, "loss": 1 / n, "accuracy": 0.5} for n in (1, 2)]
 
-    assert rooms.jobs.report(claim, epochs, {"epoch": 2, "fraction": 0.2})
-    assert rooms.jobs.report(claim, [{"type": "log", "message": "é"}], None)
+    assert rooms.jobs.report(claim, JobReport(epochs, {"epoch": 2, "fraction": 0.2}, metrics))
+    assert rooms.jobs.report(claim, JobReport([{"type": "log", "message": "é"}]))
 
     running = rooms.jobs.get(job.id)
     assert {"epoch": 2, "fraction": 0.2} == running.progress
-    assert {"loss": 0.5, "accuracy": 0.5, "val_loss": None, "val_accuracy": None} == running.metrics
+    assert metrics == running.metrics
     assert [*epochs, {"type": "log", "message": "é"}] == said(rooms, job)[3:]
 
 
@@ -249,7 +251,7 @@ def test_event_ids_ascend_without_a_gap_whoever_writes(rooms: Rooms) -> None:
     def run(n: int) -> None:
         gate.wait()
         for _ in range(5):
-            rooms.jobs.report(claim, [{"type": "log", "message": str(n)}] * 3, None)
+            rooms.jobs.report(claim, JobReport([{"type": "log", "message": str(n)}] * 3))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))

@@ -16,6 +16,7 @@ from app.client import NotFound
 from app.errors import NotFound as Gone
 from app.jobs.publish import publish
 from app.learning.artifact import write
+from app.records.job_report import JobReport
 from app.records.jobs import Job
 from app.records.retention import Policy, sweep
 from app.records.rooms import Rooms
@@ -140,7 +141,7 @@ def test_events_of_an_ended_job_go_but_for_the_last(rooms: Rooms) -> None:
     ended, waiting = submit(rooms), submit(rooms)
     claim = rooms.jobs.claim(ended.id, ended.workflow_id)
     assert claim is not None
-    rooms.jobs.report(claim, [{"type": "epoch", "loss": 1.0}] * 5, None)
+    rooms.jobs.report(claim, JobReport([{"type": "epoch", "loss": 1.0}] * 5))
     rooms.jobs.fail(claim, "timeout", "too late")
     before = rooms.jobs.get(ended.id)
 
