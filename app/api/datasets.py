@@ -13,7 +13,7 @@ from app.api.openapi import documented
 from app.api.request_body import MULTIPART, media_type, spool, staging
 from app.api.schemas import DatasetOut, DatasetPage, DatasetPatch, RowsOut
 from app.errors import Invalid, TooLarge, UnsupportedMedia
-from app.learning.tables.table import load
+from app.learning.tables.table_file import load_table
 from app.names import id_of
 from app.records.datasets import Dataset, Parsed
 from app.serving.admission import Lane
@@ -180,7 +180,7 @@ def get_dataset(id: Id, services: ServicesDep) -> Any:
 def get_rows(id: Id, services: ServicesDep, limit: Limit = 50) -> Any:
     """Give the first rows as they were posted; missing cells are null."""
     dataset = services.rooms.datasets.get_ready(id)
-    table = load(services.rooms.datasets.path(dataset.table_key), limit)
+    table = load_table(services.rooms.datasets.path(dataset.table_key), limit)
     cells = [column.cells(limit) for column in table.columns]
     return {"columns": table.names, "rows": [list(row) for row in zip(*cells, strict=True)]}
 

@@ -19,7 +19,7 @@ from app.api.schemas import Evaluation, PredictionOut, SliceFigures
 from app.errors import Invalid, TooLarge, UnsupportedMedia
 from app.http.answers import ARROW, NPZ, WRITERS
 from app.learning.requests.prediction_rows import decode
-from app.learning.tables.table import load
+from app.learning.tables.table_file import load_table
 from app.metrics.version_usage import Stopwatch
 from app.records.registry import Ref
 from app.serving.predictor import LoadedVersion, Prediction
@@ -243,7 +243,7 @@ async def _labelled(request: Request, services: Services, folder: Path) -> Path:
 
 
 def _evaluate(loaded: LoadedVersion, path: Path, by: str | None) -> dict[str, Any]:
-    found = loaded.evaluate(load(path), by)
+    found = loaded.evaluate(load_table(path), by)
     head = {"model": loaded.version.model, "version": loaded.version.version}
     slices = [
         {"value": value, **{name: getattr(scores, name) for name in SliceFigures.model_fields if name != "value"}}

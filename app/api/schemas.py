@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.learning.tables.table import Kind
+from app.learning.tables.column import ColumnKind
 from app.records.datasets import Dataset
 from app.records.jobs import Job
 from app.records.keys import Scope
@@ -97,7 +97,7 @@ class ColumnOut(BaseModel):
     """A column and its statistics."""
 
     name: str
-    kind: Kind
+    kind: ColumnKind
     missing: int
     unique: int
     min: float | None
@@ -156,7 +156,7 @@ class KindIn(BaseModel):
     """A column's corrected kind."""
 
     model_config = ConfigDict(extra="forbid")
-    kind: Kind
+    kind: ColumnKind
 
 
 class DatasetPatch(BaseModel):

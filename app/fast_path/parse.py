@@ -14,7 +14,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from app.learning.tables.parse_text import NO_HEADER, npy_header
+from app.learning.tables.parse_text import NPY_HEADER_ERRORS, read_npy_header
 
 Matrix = NDArray[np.float64] | NDArray[np.float32]
 #: magic, version and length of a header in NPY's first format
@@ -156,8 +156,8 @@ def _npy(body: bytes, columns: int) -> Matrix | None:
 def _npy_rows(head: bytes, columns: int) -> tuple[np.dtype[Any] | None, int]:
     """Read a header, which costs more than the numbers of one row; callers send the same one again and again."""
     try:
-        shape, is_fortran, dtype = npy_header(io.BytesIO(head))
-    except NO_HEADER:
+        shape, is_fortran, dtype = read_npy_header(io.BytesIO(head))
+    except NPY_HEADER_ERRORS:
         return None, 0
     is_plain = dtype in (np.dtype("<f4"), np.dtype("<f8")) and len(shape) == 2 and not is_fortran
     return (dtype, shape[0]) if is_plain and shape[1] == columns else (None, 0)

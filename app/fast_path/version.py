@@ -10,7 +10,7 @@ from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder, RowEncoder,
 from app.fast_path.parse import Matrix
 from app.fast_path.write import AnswerWriter
 from app.learning.requests.prediction_rows import Rows
-from app.learning.tables.table import spell
+from app.learning.tables.label import label_text
 from app.serving.admission import Lane
 from app.serving.predictor import LoadedVersion
 
@@ -34,7 +34,7 @@ class FastVersion:
         #: what stands in every answer: the contract's line of the head, V2's first fields, and the classes as texts
         self.line = f"x-model: {version.model}@{version.version}\r\n".encode()
         self.head = {"model_name": version.model, "model_version": str(version.version)}
-        self.classes = [spell(label) for label in loaded.artifact.classes]
+        self.classes = [label_text(label) for label in loaded.artifact.classes]
         self._network = runtime.probabilities
         self._most_rows = loaded.most_rows
         self._matrix = MatrixEncoder.of(encoder)

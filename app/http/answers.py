@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.learning.tables.table import Label, label_key
+from app.learning.tables.label import Label, label_key
 from app.serving.predictor import Prediction, shown_notes
 
 ARROW = "application/vnd.apache.arrow.stream"

@@ -16,11 +16,13 @@ from typing import Any
 import orjson
 
 from app.errors import FitserveError, Invalid, Malformed, StorageFull, TooLarge, is_disk_full
-from app.learning.tables.infer_columns import MemoryBudget, TableLimits
-from app.learning.tables.parse_text import load_json
-from app.learning.tables.read_arrow import transcode, write_arrow
-from app.learning.tables.read_csv import open_source
-from app.learning.tables.table import Column, write_table
+from app.learning.tables.column import Column
+from app.learning.tables.describe_column import describe
+from app.learning.tables.incoming_table import MemoryBudget, TableLimits
+from app.learning.tables.parse_text import parse_json
+from app.learning.tables.read_raw_file import open_raw_file
+from app.learning.tables.table_file import write_columns
+from app.learning.tables.transcode_arrow import to_frame, write_arrow
 
 #: how often the memory in use is looked at
 WATCH_SECONDS = 0.05
@@ -35,7 +37,7 @@ def answer(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
     if request["op"] == "split":
         return split(Path(request["body"]), Path(request["data"]))
     if request["op"] == "transcode":
-        frame = transcode(Path(request["raw"]), request["form"], TableLimits(**request["bounds"]))
+        frame = to_frame(Path(request["raw"]), request["form"], TableLimits(**request["bounds"]))
         Path(request["out"]).write_bytes(frame)
         return {}
     if request["op"] == "to_arrow":
@@ -48,18 +50,18 @@ def answer(request: dict[str, Any], memory_bytes: int) -> dict[str, Any]:
 
 def read_table(request: dict[str, Any], portions: MemoryBudget) -> dict[str, Any]:
     """Parse a file into a table file, and describe it, a column at a time."""
-    source = open_source(
+    source = open_raw_file(
         Path(request["raw"]), request["form"], TableLimits(**request["bounds"]), request["kinds"], portions
     )
     described = []
 
     def columns() -> Iterator[Column]:
         for column in source.columns:
-            described.append(column.describe())
+            described.append(describe(column))
             yield column
 
     target = source.names[-1]
-    write_table(Path(request["out"]), columns(), len(source.names), target, source.warnings)
+    write_columns(Path(request["out"]), columns(), len(source.names), target, source.warnings)
     return {
         "rows": source.rows,
         "columns": described,
@@ -70,7 +72,7 @@ def read_table(request: dict[str, Any], portions: MemoryBudget) -> dict[str, Any
 
 def split(body: Path, data: Path) -> dict[str, Any]:
     """Take a JSON object's member `data` out into a file; gives the rest and whether there was data."""
-    document = load_json(body.read_bytes(), "JSON")
+    document = parse_json(body.read_bytes(), "JSON")
     if not isinstance(document, dict):
         raise Invalid("Expected a JSON object.")
     has_data = "data" in document

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.errors import Invalid, TooLarge
 from app.learning.spec import TrainSpec
-from app.learning.tables.table import TableFile
+from app.learning.tables.table_file import TableFile
 from app.learning.training.dry_run import estimate, examine
 from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
 from app.records.datasets import Dataset, Parsed

@@ -28,7 +28,7 @@ from safetensors.numpy import save_file
 from app.errors import Corrupt
 from app.learning.encoding.encoder import Encoder
 from app.learning.network.architecture import Architecture
-from app.learning.tables.table import Label
+from app.learning.tables.label import Label
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -16,7 +16,9 @@ from app.learning.encoding.cell_warnings import MAX_WARNINGS, CellWarnings, Faul
 from app.learning.encoding.read_cells import records_cells, table_cells
 from app.learning.network.architecture import Runtime
 from app.learning.requests.prediction_rows import Rows
-from app.learning.tables.table import Label, Table, match_labels
+from app.learning.tables.column import match_labels
+from app.learning.tables.label import Label
+from app.learning.tables.table import Table
 from app.records.registry import Version
 
 #: values of a column that an evaluation is divided by

@@ -12,8 +12,8 @@ import pytest
 
 from app.http.answers import to_columns, to_npz
 from app.learning.requests.prediction_rows import Rows
-from app.learning.tables.read_arrow import write_arrow
-from app.learning.tables.table import Label
+from app.learning.tables.label import Label
+from app.learning.tables.transcode_arrow import write_arrow
 from app.records.registry import Ref
 from app.records.rooms import Rooms
 from app.serving.version_cache import VersionCache

@@ -22,7 +22,8 @@ import uvloop
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
 from app.ingest.parser_process import ParserProcess
-from app.learning.tables.table import TableFile, load
+from app.learning.tables.describe_column import describe
+from app.learning.tables.table_file import TableFile, load_table
 
 CSV = b"a,b,y\n1,x,no\n2.5,,yes\n"
 
@@ -76,7 +77,7 @@ def test_a_child_parses_one_file_after_the_other_and_says_what_is_wrong(tmp_path
     async def test(ingest: ParserProcess) -> None:
         parsed = await ingest.parse(given(tmp_path, CSV), "csv", out)
         assert (2, "y", out) == (parsed.rows, parsed.default_target, parsed.path)
-        assert [column.describe() for column in load(out).columns] == parsed.columns
+        assert [describe(column) for column in load_table(out).columns] == parsed.columns
         (child,) = children()
 
         with pytest.raises(Invalid, match="Expected 3 cells as in the header, got 2 in row 1") as caught:
@@ -328,7 +329,7 @@ def test_binary_files_that_are_cut_off_or_changed_give_a_fact_or_a_table(tmp_pat
         for body in bodies:
             try:
                 parsed = await ingest.parse(given(tmp_path, body), form, tmp_path / "out")
-                assert parsed.rows == load(parsed.path).rows
+                assert parsed.rows == load_table(parsed.path).rows
             except FitserveError:
                 facts += 1
         assert 60 == (await ingest.parse(given(tmp_path, whole), form, tmp_path / "out")).rows

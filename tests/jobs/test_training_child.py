@@ -19,9 +19,12 @@ from app.learning.encoding.read_cells import records_cells, table_cells
 from app.learning.evaluation import evaluate
 from app.learning.network.architecture import OnnxRuntime
 from app.learning.spec import TrainSpec
-from app.learning.tables.infer_columns import TableLimits
-from app.learning.tables.read_csv import parse
-from app.learning.tables.table import Table, load, match_labels
+from app.learning.tables.column import match_labels
+from app.learning.tables.describe_column import describe
+from app.learning.tables.incoming_table import TableLimits
+from app.learning.tables.read_raw_file import read_raw_file
+from app.learning.tables.table import Table
+from app.learning.tables.table_file import load_table, write_table
 from app.learning.training.prepare import split
 from app.learning.training.resolve_spec import Limits, resolve
 from app.system.child_process import command
@@ -45,8 +48,8 @@ def table(rows: int = 120, seed: int = 0) -> dict[str, list[Any]]:
 
 def save(folder: Path, columns: dict[str, list[Any]], name: str = "table") -> Table:
     (folder / "raw").write_text(json.dumps({"columns": columns}))
-    made = parse(folder / "raw", "json", TableLimits(1000, 50), {})
-    made.save(folder / name)
+    made = read_raw_file(folder / "raw", "json", TableLimits(1000, 50), {})
+    write_table(folder / name, made)
     return made
 
 
@@ -54,7 +57,7 @@ def prepare(folder: Path, spec: dict[str, Any], columns: dict[str, list[Any]] | 
     """Make a job's request, as the worker does."""
     made = save(folder, columns or table())
     asked = TrainSpec.model_validate({"fit": {"epochs": 8}, **spec})
-    resolved = resolve(asked, [c.describe() for c in made.columns], made.rows, made.default_target, LIMITS)
+    resolved = resolve(asked, [describe(c) for c in made.columns], made.rows, made.default_target, LIMITS)
     return {
         "job": "job_1",
         "spec": resolved.document(),
@@ -117,7 +120,7 @@ def test_a_child_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path)
     runtime = OnnxRuntime(made.architecture, made.weights)
     x = made.encoder.encode(records_cells(made.encoder, columns, len(records)))
     assert made.golden["probabilities"] == runtime.probabilities(x).tolist()
-    rows = load(tmp_path / "table")
+    rows = load_table(tmp_path / "table")
     y, _ = match_labels(rows.column("rank"), made.classes)
     _, held_out = split(y, TrainSpec.model_validate(request["spec"]))
     logits = runtime.logits(made.encoder.encode(table_cells(made.encoder, rows))[held_out])

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from app.errors import Invalid, TooLarge
 from app.learning.spec import Features, Layer, TrainSpec, count_parameters
-from app.learning.tables.table import Column
+from app.learning.tables.column import Column
+from app.learning.tables.describe_column import describe
 from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
 
 ROWS = 300
@@ -24,9 +25,9 @@ def column(name: str, kind: Any = "numeric", unique: int = 4, missing: int = 0) 
     numbers = np.arange(ROWS) % max(unique, 1)
     gone = np.arange(ROWS) < missing
     if kind in ("numeric", "boolean"):
-        return Column(name, kind, np.where(gone, np.nan, numbers.astype(float))).describe()
+        return describe(Column(name, kind, np.where(gone, np.nan, numbers.astype(float))))
     codes = np.where(gone, -1, numbers).astype(np.int32)
-    return Column(name, kind, codes, tuple(f"{i:03}" for i in range(unique))).describe()
+    return describe(Column(name, kind, codes, tuple(f"{i:03}" for i in range(unique))))
 
 
 COLUMNS = [

@@ -17,7 +17,7 @@ from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model
 from app.errors import Invalid, NotReady
 from app.http.protocol_errors import OPEN_INFERENCE
 from app.learning.requests.open_inference import LABEL, PROBABILITIES, Answer, read_infer, write_infer
-from app.learning.tables.table import spell
+from app.learning.tables.label import label_text
 
 router = APIRouter(prefix=OPEN_INFERENCE, tags=["Open Inference Protocol"])
 
@@ -149,7 +149,7 @@ async def infer(request: Request, services: ServicesDep) -> Response:
 def _infer(turn: Turn, body: bytes, json_bytes: int | None) -> tuple[bytes, int | None]:
     asked = read_infer(body, json_bytes, turn.columns)
     found = turn.compute(asked.rows)
-    classes = [spell(label) for label in found.classes]
+    classes = [label_text(label) for label in found.classes]
     labels = [classes[i] for i in found.probabilities.argmax(axis=1).tolist()]
     version = turn.loaded.version
     head = {"model_name": version.model, "model_version": str(version.version)}

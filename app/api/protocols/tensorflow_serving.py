@@ -19,7 +19,7 @@ from app.errors import Invalid
 from app.http.protocol_errors import TENSORFLOW_SERVING
 from app.learning.requests.json_with_nan import load_loose_json
 from app.learning.requests.tensorflow_serving import SIGNATURE, read_examples, read_predict
-from app.learning.tables.table import spell
+from app.learning.tables.label import label_text
 from app.records.registry import Version
 from app.wiring import Services
 
@@ -87,7 +87,7 @@ async def classify_examples(request: Request, services: ServicesDep) -> Response
 
 def _classify(turn: Turn, body: bytes) -> bytes:
     found = turn.compute(read_examples(load_loose_json(body), turn.columns))
-    classes = [spell(label) for label in found.classes]
+    classes = [label_text(label) for label in found.classes]
     return _dump({"results": [list(zip(classes, row, strict=True)) for row in found.probabilities]})
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning.encoding.cell_warnings import CellWarnings, Faults
-from app.learning.tables.table import MISSING, Column, Columns
+from app.learning.tables.column import MISSING, Column
+from app.learning.tables.table import AnyTable
 
 UNSEEN = -2
 #: how a number is spelled
@@ -141,7 +142,7 @@ class Encoder:
 
 
 def fit_encoder(
-    table: Columns, names: Sequence[str], rows: NDArray[np.intp], *, scaling: str, encoding: str
+    table: AnyTable, names: Sequence[str], rows: NDArray[np.intp], *, scaling: str, encoding: str
 ) -> Encoder:
     """Learn an encoder from the training rows alone.
 

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from app.errors import Invalid
 from app.learning.encoding.cell_warnings import Faults
 from app.learning.encoding.encoder import NUMBER, Encoder, Input
-from app.learning.tables.table import BLANKS, MISSING, Columns
+from app.learning.tables.column import BLANKS, MISSING
+from app.learning.tables.table import AnyTable
 
 _FLOAT64_MAX = float(np.finfo(np.float64).max)
 
 
-def table_cells(encoder: Encoder, table: Columns, faults: Faults | None = None) -> dict[str, NDArray[Any]]:
+def table_cells(encoder: Encoder, table: AnyTable, faults: Faults | None = None) -> dict[str, NDArray[Any]]:
     """Read a table's columns in an encoder's terms.
 
     Args:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from app.errors import FitserveError, Invalid, Malformed
-from app.learning.tables.parse_text import load_json
+from app.learning.tables.parse_text import parse_json
 
 
 def load_loose_json(text: bytes) -> dict[str, Any]:
@@ -24,11 +24,11 @@ def load_loose_json(text: bytes) -> dict[str, Any]:
 
 def _load(text: bytes) -> Any:
     try:
-        return load_json(text, "JSON")
+        return parse_json(text, "JSON")
     except FitserveError:
         if b"NaN" not in text and b"Infinity" not in text:
             raise
-        return load_json(_strict(text), "JSON")
+        return parse_json(_strict(text), "JSON")
 
 
 def _strict(text: bytes) -> str:

@@ -21,8 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.errors import Invalid, Malformed, TooLarge
-from app.learning.tables.parse_text import NO_HEADER, load_json, npy_header, sniff
-from app.learning.tables.table import clean_names
+from app.learning.tables.parse_text import NPY_HEADER_ERRORS, clean_names, csv_delimiter, parse_json, read_npy_header
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def decode(form: str, body: bytes, inputs: Sequence[str], max_bytes: int) -> Row
 
 
 def _json(body: bytes, inputs: Sequence[str]) -> Rows:
-    document = load_json(body, "JSON")
+    document = parse_json(body, "JSON")
     given = set(document) if isinstance(document, dict) else set()
     if given == {"records"}:
         return records_rows(document["records"], "records", inputs)
@@ -127,7 +126,7 @@ def _ndjson(body: bytes, inputs: Sequence[str]) -> Rows:
     records = []
     for number, line in enumerate(body.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if line.strip():
-            records.append(load_json(line, f"a JSON object in line {number}"))
+            records.append(parse_json(line, f"a JSON object in line {number}"))
     return records_rows(records, "rows", inputs)
 
 
@@ -144,7 +143,7 @@ def _delimited(body: bytes, prefer: str | None = None) -> Rows:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Malformed(f"Expected UTF-8 text, got byte 0x{body[error.start]:02x} at offset {error.start}.") from error
-    delimiter = sniff(text.partition("\n")[0], prefer)
+    delimiter = csv_delimiter(text.partition("\n")[0], prefer)
     # a cell may be as long as in the other forms: the body has its limit
     csv.field_size_limit(2**31 - 1)
     try:
@@ -217,8 +216,8 @@ def _unzipped(body: bytes, max_bytes: int) -> bytes:
 def _read_npy(file: io.BytesIO, size: int) -> NDArray[Any]:
     # numpy's own reader would allocate what the header declares, before it reads
     try:
-        shape, is_fortran, dtype = npy_header(file)
-    except NO_HEADER as error:
+        shape, is_fortran, dtype = read_npy_header(file)
+    except NPY_HEADER_ERRORS as error:
         raise Malformed("Expected an NPY array of plain numbers.") from error
     if dtype.kind not in "fiub" or dtype.subdtype or min(shape, default=0) < 0:
         raise Malformed(f"Expected an NPY array of plain numbers, got {str(dtype)[:40]}.")

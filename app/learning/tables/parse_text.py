@@ -1,8 +1,9 @@
-"""Small parsers that tables and predictions share: JSON, the delimiter of a CSV header, the header of an NPY array."""
+"""Small parsers that tables and predictions share: JSON, column names, the delimiter of CSV, the header of NPY."""
 
 from __future__ import annotations
 
 import tokenize
+from collections.abc import Iterable
 from typing import IO, Any
 
 import numpy as np
@@ -11,16 +12,21 @@ import orjson
 from app.errors import Invalid, Malformed
 
 DELIMITERS = ",;\t|"
+#: errors that numpy raises on a malformed NPY header, a part of which `ast.literal_eval` parses
+NPY_HEADER_ERRORS = (
+    *(ValueError, KeyError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError),
+    tokenize.TokenError,
+)
 
 
-def load_json(text: bytes | str, expected: str) -> Any:
-    """Read JSON.
+def parse_json(text: bytes | str, expected: str) -> Any:
+    """Parse JSON.
 
     Args:
-        expected: what it should be, for the message.
+        expected: what the text should be, for the message.
 
     Raises:
-        Malformed: it is not JSON.
+        Malformed: the text is not JSON.
         Invalid: a number in it is too large for float64.
     """
     try:
@@ -31,23 +37,42 @@ def load_json(text: bytes | str, expected: str) -> Any:
         raise Malformed(f"Expected {expected}: {error}.") from error
 
 
-def sniff(header: str, prefer: str | None = None) -> str:
-    """Give the delimiter of a CSV header: the preferred one if it occurs outside of quotes, else the most frequent."""
-    bare = "".join(part for i, part in enumerate(header.split('"')) if i % 2 == 0)
-    return prefer if prefer is not None and prefer in bare else max(DELIMITERS, key=bare.count)
+def clean_names(header: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names of columns without blanks around them, and warnings about absent ones.
+
+    Raises:
+        Invalid: two names are equal, or one cannot be printed.
+    """
+    names: dict[str, None] = {}
+    warnings = []
+    for i, raw in enumerate(header):
+        name = raw.strip()
+        if not name:
+            name = f"unnamed_{i}"
+            warnings.append(f"column {i} has no name in the header; it is called {name!r}")
+        if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name) or len(name) > 200:
+            raise Invalid.at(
+                ("columns", i), f"Expected column names of at most 200 printable characters; column {i} has another."
+            )
+        if name in names:
+            raise Invalid.at(("columns", i), f"Expected different column names, got {name!r} twice.")
+        names[name] = None
+    return list(names), warnings
 
 
-#: what numpy raises on a header that is none, of which `ast.literal_eval` reads a part
-NO_HEADER = (ValueError, KeyError, TypeError, EOFError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+def csv_delimiter(header: str, prefer: str | None = None) -> str:
+    """Return the delimiter of a CSV header: `prefer` if it occurs outside of quotes, else the most frequent one."""
+    unquoted = "".join(part for i, part in enumerate(header.split('"')) if i % 2 == 0)
+    return prefer if prefer is not None and prefer in unquoted else max(DELIMITERS, key=unquoted.count)
 
 
-def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read the header of an NPY array: its shape, whether it is in Fortran's order, and its type.
 
     Raises:
-        whatever NumPy does where there is none.
+        NPY_HEADER_ERRORS: the header is malformed.
     """
     version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, is_fortran, dtype = read(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, is_fortran, dtype = readers[version](file)
     return shape, is_fortran, dtype

@@ -8,57 +8,49 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Invalid, TooLarge
-from app.learning.tables.infer_columns import (
-    MemoryBudget,
-    Source,
-    TableLimits,
-    check_rows,
-    column_of_values,
-    named,
-    type_of,
-)
-from app.learning.tables.parse_text import load_json
-from app.learning.tables.table import Column, Kind
+from app.learning.tables.column import Column, ColumnKind
+from app.learning.tables.incoming_table import IncomingTable, MemoryBudget, TableLimits, check_names, check_rows
+from app.learning.tables.infer_columns import column_from_values, json_type
+from app.learning.tables.parse_text import parse_json
 
-#: what a value takes as Python has it, beside its characters
+#: bytes that a value takes as a Python object, beside its characters
 _VALUE_BYTES = 64
 
 
-def json(path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], _portions: MemoryBudget) -> Source:
-    """Read a JSON body as a table; its size has a limit of its own, so that it is read in one piece."""
-    document = load_json(path.read_bytes(), "JSON")
+def read_json(path: Path, limits: TableLimits, kinds: Mapping[str, ColumnKind], _budget: MemoryBudget) -> IncomingTable:
+    """Read a JSON body as a table, in one piece: the size of such a body has a limit of its own."""
+    document = parse_json(path.read_bytes(), "JSON")
     if not isinstance(document, dict):
-        raise Invalid(f"Expected a JSON object with x and y, records, or columns; got {type_of(document)}.")
-    given = set(document)
-    if given == {"x", "y"}:
-        return _matrix(document["x"], document["y"], bounds, kinds)
-    if given == {"records"}:
-        return _records(document["records"], bounds, kinds)
-    if given == {"columns"}:
-        return _columns(document["columns"], bounds, kinds)
-    came = ", ".join(repr(name[:40]) for name in sorted(given)[:5]) or "nothing"
+        raise Invalid(f"Expected a JSON object with x and y, records, or columns; got {json_type(document)}.")
+    members = set(document)
+    if members == {"x", "y"}:
+        return _from_matrix(document["x"], document["y"], limits, kinds)
+    if members == {"records"}:
+        return _from_records(document["records"], limits, kinds)
+    if members == {"columns"}:
+        return _from_columns(document["columns"], limits, kinds)
+    came = ", ".join(repr(name[:40]) for name in sorted(members)[:5]) or "nothing"
     raise Invalid(f'Expected {{"x", "y"}}, {{"records"}} or {{"columns"}}; got {came}.')
 
 
-def _matrix(x: Any, y: Any, bounds: TableLimits, kinds: Mapping[str, Kind]) -> Source:
+def _from_matrix(x: Any, y: Any, limits: TableLimits, kinds: Mapping[str, ColumnKind]) -> IncomingTable:
     for name, value in (("x", x), ("y", y)):
         if not isinstance(value, list):
-            raise Invalid.at((name,), f"Expected {name} to be a list, got {type_of(value)}.")
+            raise Invalid.at((name,), f"Expected {name} to be a list, got {json_type(value)}.")
     if len(x) != len(y):
         raise Invalid.at(("y",), f"Expected as many labels as rows, got {len(x)} rows and {len(y)} labels.")
-    check_rows(len(x), bounds)
+    check_rows(len(x), limits)
     for i, row in enumerate(x):
         if not isinstance(row, list):
-            raise Invalid.at(("x", i), f"Expected row {i} of x to be a list, got {type_of(row)}.")
+            raise Invalid.at(("x", i), f"Expected row {i} of x to be a list, got {json_type(row)}.")
         if len(row) != len(x[0]):
             raise Invalid.at(("x", i), f"Expected {len(x[0])} values as in row 0, got {len(row)} in row {i}.")
     if not x[0]:
         raise Invalid.at(("x", 0), "Expected at least one value in a row, got none.")
-    if isinstance(y[0], list):
-        y = _from_one_hot(y)
+    labels = _from_one_hot(y) if isinstance(y[0], list) else y
     names = [f"x{j}" for j in range(len(x[0]))]
     cells = {name: list(column) for name, column in zip(names, zip(*x, strict=True), strict=True)}
-    return _columns({**cells, "y": y}, bounds, kinds)
+    return _from_columns({**cells, "y": labels}, limits, kinds)
 
 
 def _from_one_hot(y: list[Any]) -> list[int]:
@@ -71,30 +63,30 @@ def _from_one_hot(y: list[Any]) -> list[int]:
     return labels
 
 
-def _records(records: Any, bounds: TableLimits, kinds: Mapping[str, Kind]) -> Source:
+def _from_records(records: Any, limits: TableLimits, kinds: Mapping[str, ColumnKind]) -> IncomingTable:
     if not isinstance(records, list):
-        raise Invalid.at(("records",), f"Expected records to be a list, got {type_of(records)}.")
-    check_rows(len(records), bounds)
+        raise Invalid.at(("records",), f"Expected records to be a list, got {json_type(records)}.")
+    check_rows(len(records), limits)
     names: dict[str, None] = {}
     for i, record in enumerate(records):
         if not isinstance(record, dict):
-            raise Invalid.at(("records", i), f"Expected record {i} to be an object, got {type_of(record)}.")
+            raise Invalid.at(("records", i), f"Expected record {i} to be an object, got {json_type(record)}.")
         names.update(dict.fromkeys(record))
-        if len(names) > bounds.columns:
-            raise TooLarge(f"Expected at most {bounds.columns} columns, got more by record {i}.")
-    return _columns({name: [record.get(name) for record in records] for name in names}, bounds, kinds)
+        if len(names) > limits.columns:
+            raise TooLarge(f"Expected at most {limits.columns} columns, got more by record {i}.")
+    return _from_columns({name: [record.get(name) for record in records] for name in names}, limits, kinds)
 
 
-def _columns(columns: Any, bounds: TableLimits, kinds: Mapping[str, Kind]) -> Source:
+def _from_columns(columns: Any, limits: TableLimits, kinds: Mapping[str, ColumnKind]) -> IncomingTable:
     if not isinstance(columns, dict):
-        raise Invalid.at(("columns",), f"Expected columns to be an object of lists, got {type_of(columns)}.")
+        raise Invalid.at(("columns",), f"Expected columns to be an object of lists, got {json_type(columns)}.")
     if not columns:
         raise Invalid.at(("columns",), "Expected at least one column, got none.")
-    names, warnings = named(list(columns), bounds)
+    names, warnings = check_names(list(columns), limits)
     lengths = {}
     for name, cells in columns.items():
         if not isinstance(cells, list):
-            raise Invalid.at(("columns", name), f"Expected column {name!r} to be a list, got {type_of(cells)}.")
+            raise Invalid.at(("columns", name), f"Expected column {name!r} to be a list, got {json_type(cells)}.")
         lengths[name] = len(cells)
     longest = max(lengths.values())
     for name, length in lengths.items():
@@ -102,43 +94,45 @@ def _columns(columns: Any, bounds: TableLimits, kinds: Mapping[str, Kind]) -> So
             raise Invalid.at(
                 ("columns", name), f"Expected {longest} values as in the longest column, got {length} in {name!r}."
             )
-    check_rows(longest, bounds)
-    made = (column_of_values(n, cells, kinds.get(n)) for n, cells in zip(names, columns.values(), strict=True))
-    return Source(names, longest, made, warnings)
+    check_rows(longest, limits)
+    pairs = zip(names, columns.values(), strict=True)
+    return IncomingTable(names, longest, (column_from_values(n, cells, kinds.get(n)) for n, cells in pairs), warnings)
 
 
-def ndjson(path: Path, bounds: TableLimits, kinds: Mapping[str, Kind], portions: MemoryBudget) -> Source:
+def read_ndjson(
+    path: Path, limits: TableLimits, kinds: Mapping[str, ColumnKind], budget: MemoryBudget
+) -> IncomingTable:
     """Read lines of JSON objects as a table: once for the names, then once for each group of columns."""
-    keys, rows = _survey(path, bounds)
-    names, warnings = named(keys, bounds)
+    keys, rows = _survey(path, limits)
+    names, warnings = check_names(keys, limits)
     sizes = [_VALUE_BYTES * rows + path.stat().st_size // len(keys)] * len(keys)
 
     def columns() -> Iterator[Column]:
-        for group in portions.groups(sizes):
+        for group in budget.passes(sizes):
             cells: dict[str, list[Any]] = {keys[i]: [] for i in group}
             for record in _lines(path):
                 for key, values in cells.items():
                     values.append(record.get(key))
             for i in group:
-                yield column_of_values(names[i], cells.pop(keys[i]), kinds.get(names[i]))
+                yield column_from_values(names[i], cells.pop(keys[i]), kinds.get(names[i]))
 
-    return Source(names, rows, columns(), warnings)
+    return IncomingTable(names, rows, columns(), warnings)
 
 
-def _survey(path: Path, bounds: TableLimits) -> tuple[list[str], int]:
-    """Give the members that the objects have, in the order in which they come up, and the number of objects."""
+def _survey(path: Path, limits: TableLimits) -> tuple[list[str], int]:
+    """Return the members of all objects, in the order of their first occurrence, and the number of objects."""
     keys: dict[str, None] = {}
     rows = 0
     for row, record in enumerate(_lines(path)):
         rows = row + 1
-        if rows > bounds.rows:
-            raise TooLarge(f"Expected at most {bounds.rows} rows, got more.")
+        if rows > limits.rows:
+            raise TooLarge(f"Expected at most {limits.rows} rows, got more.")
         if not isinstance(record, dict):
-            raise Invalid.at(("records", row), f"Expected record {row} to be an object, got {type_of(record)}.")
+            raise Invalid.at(("records", row), f"Expected record {row} to be an object, got {json_type(record)}.")
         keys.update(dict.fromkeys(record))
-        if len(keys) > bounds.columns:
-            raise TooLarge(f"Expected at most {bounds.columns} columns, got more by record {row}.")
-    check_rows(rows, bounds)
+        if len(keys) > limits.columns:
+            raise TooLarge(f"Expected at most {limits.columns} columns, got more by record {row}.")
+    check_rows(rows, limits)
     if not keys:
         raise Invalid.at(("columns",), "Expected at least one column, got none.")
     return list(keys), rows
@@ -149,4 +143,4 @@ def _lines(path: Path) -> Iterator[Any]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                yield load_json(text, f"a JSON object in line {number}")
+                yield parse_json(text, f"a JSON object in line {number}")

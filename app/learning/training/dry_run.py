@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.learning.spec import Layer, TrainSpec
-from app.learning.tables.table import Column, Columns, Label
+from app.learning.tables.column import Column
+from app.learning.tables.label import Label
+from app.learning.tables.table import AnyTable
 
 #: a class with fewer rows than this can hardly be learned or measured
 RARE_ROWS = 10
@@ -47,7 +49,7 @@ class TableFindings:
     warnings: tuple[str, ...]
 
 
-def examine(table: Columns, target: str, columns: Sequence[str]) -> TableFindings:
+def examine(table: AnyTable, target: str, columns: Sequence[str]) -> TableFindings:
     """Look at the classes, and for columns that give the target away.
 
     Args:

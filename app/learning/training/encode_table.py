@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from app.learning.encoding.cell_warnings import Faults
 from app.learning.encoding.encoder import Encoder
 from app.learning.encoding.read_cells import table_cells
-from app.learning.tables.table import TableFile
+from app.learning.tables.table_file import TableFile
 from app.learning.training.batches import Examples, Source, StoredExamples, empty_rows
 
 #: of cells in float64 that are read and encoded at once

@@ -15,7 +15,9 @@ from app.learning.artifact import Artifact
 from app.learning.encoding.encoder import Encoder, fit_encoder
 from app.learning.encoding.read_cells import table_cells
 from app.learning.spec import TrainSpec
-from app.learning.tables.table import Column, Label, TableFile, label_key, match_labels
+from app.learning.tables.column import Column, match_labels
+from app.learning.tables.label import Label, label_key
+from app.learning.tables.table_file import TableFile
 from app.learning.training.batches import Source
 from app.learning.training.encode_table import Part, encode_parts
 from app.learning.training.task import Emit

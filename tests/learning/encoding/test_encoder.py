@@ -19,16 +19,17 @@ from app.errors import Invalid
 from app.learning.encoding.cell_warnings import CellWarnings, Note
 from app.learning.encoding.encoder import Encoder, fit_encoder
 from app.learning.encoding.read_cells import records_cells, table_cells
-from app.learning.tables.infer_columns import TableLimits
-from app.learning.tables.read_csv import parse
-from app.learning.tables.table import Kind, Table
+from app.learning.tables.column import ColumnKind
+from app.learning.tables.incoming_table import TableLimits
+from app.learning.tables.read_raw_file import read_raw_file
+from app.learning.tables.table import Table
 
 Columns = dict[str, list[Any]]
 
 
-def to_table(folder: Path, columns: Columns, kinds: dict[str, Kind] | None = None) -> Table:
+def to_table(folder: Path, columns: Columns, kinds: dict[str, ColumnKind] | None = None) -> Table:
     (folder / "upload").write_text(json.dumps({"columns": columns}))
-    return parse(folder / "upload", "json", TableLimits(1000, 50), kinds or {})
+    return read_raw_file(folder / "upload", "json", TableLimits(1000, 50), kinds or {})
 
 
 def to_csv_table(folder: Path, columns: Columns) -> Table:
@@ -36,7 +37,7 @@ def to_csv_table(folder: Path, columns: Columns) -> Table:
     rows = zip(*columns.values(), strict=True)
     csv.writer(file).writerows([list(columns), *(["" if cell is None else cell for cell in row] for row in rows)])
     (folder / "upload").write_text(file.getvalue(), newline="")
-    return parse(folder / "upload", "csv", TableLimits(1000, 50), {})
+    return read_raw_file(folder / "upload", "csv", TableLimits(1000, 50), {})
 
 
 def fitted(table: Table, rows: Sequence[int] = (), scaling: str = "standard", encoding: str = "auto") -> Encoder:

@@ -23,9 +23,9 @@ from app.learning.encoding.encoder import Encoder, Input
 from app.learning.encoding.read_cells import records_cells
 from app.learning.requests.prediction_rows import Rows
 from app.learning.requests.prediction_rows import decode as decode_within
-from app.learning.tables.infer_columns import TableLimits
-from app.learning.tables.read_arrow import transcode
-from app.learning.tables.table import BLANKS, MISSING
+from app.learning.tables.column import BLANKS, MISSING
+from app.learning.tables.incoming_table import TableLimits
+from app.learning.tables.transcode_arrow import to_frame
 from tests.forms import ARRAYS, EVERY, FLOAT32, TYPED, by_columns, npy, npz
 
 FORMS = {"records": "json", "columns": "json", "x": "json", "ndjson": "ndjson", "tsv": "tsv"}
@@ -101,7 +101,7 @@ def read(folder: Path, name: str, body: bytes, encoder: Encoder) -> Answer:
     form = FORMS.get(name, name)
     if name in TYPED:
         (folder / "body").write_bytes(body)
-        form, body = "frame", transcode(folder / "body", name, TableLimits(100, 100))
+        form, body = "frame", to_frame(folder / "body", name, TableLimits(100, 100))
     return answer(encoder, decode(form, body, [each.name for each in encoder.inputs]))
 
 

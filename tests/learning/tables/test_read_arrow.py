@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
 from app.learning.requests.prediction_rows import decode
-from app.learning.tables.infer_columns import MemoryBudget, TableLimits
-from app.learning.tables.read_arrow import transcode
-from app.learning.tables.read_csv import parse
+from app.learning.tables.describe_column import describe
+from app.learning.tables.incoming_table import MemoryBudget, TableLimits
+from app.learning.tables.read_raw_file import read_raw_file
 from app.learning.tables.table import Table
+from app.learning.tables.transcode_arrow import to_frame
 
 BOUNDS = TableLimits(rows=1000, columns=50)
 FORMS = ("parquet", "arrow_file", "arrow_stream")
@@ -52,9 +53,9 @@ def read(path: Path) -> Read:
 
     def run(given: bytes | pl.DataFrame, form: str, bounds: TableLimits = BOUNDS, **kinds: Any) -> Table:
         path.write_bytes(given if isinstance(given, bytes) else write(given, form))
-        whole = parse(path, form, bounds, kinds)
-        in_passes = parse(path, form, bounds, kinds, MemoryBudget(pass_bytes=1, block_bytes=1))
-        assert [column.describe() for column in whole.columns] == [column.describe() for column in in_passes.columns]
+        whole = read_raw_file(path, form, bounds, kinds)
+        in_passes = read_raw_file(path, form, bounds, kinds, MemoryBudget(pass_bytes=1, block_bytes=1))
+        assert [describe(column) for column in whole.columns] == [describe(column) for column in in_passes.columns]
         return in_passes
 
     return run
@@ -243,7 +244,7 @@ def test_a_table_is_the_same_in_every_form(read: Read, data: st.DataObject) -> N
 
     for form, table in tables.items():
         assert columns == {column.name: column.cells(rows) for column in table.columns}, form
-        assert [c.describe() for c in tables["csv"].columns] == [c.describe() for c in table.columns], form
+        assert [describe(c) for c in tables["csv"].columns] == [describe(c) for c in table.columns], form
         labels, y = table.column("label").labels()
         assert sorted(set(columns["label"])) == labels, form
         assert {int} == {type(label) for label in labels}, form
@@ -268,7 +269,7 @@ def test_what_is_to_be_predicted_becomes_arrays_of_numbers_and_lists_of_what_cou
     )
     path.write_bytes(write(frame, form))
 
-    found = decode("frame", transcode(path, form, BOUNDS), [], 0)
+    found = decode("frame", to_frame(path, form, BOUNDS), [], 0)
 
     arrays = {name: cells for name, cells in found.columns.items() if isinstance(cells, np.ndarray)}
     assert {"number": "<f8", "narrow": "<f8", "count": "<u8"} == {name: x.dtype.str for name, x in arrays.items()}
@@ -289,7 +290,7 @@ def test_a_file_without_rows_is_nothing_to_predict(path: Path, form: str) -> Non
     path.write_bytes(write(pl.DataFrame({"a": pl.Series([], dtype=pl.Float64)}), form))
 
     with pytest.raises(Invalid, match="at least one"):
-        decode("frame", transcode(path, form, BOUNDS), [], 0)
+        decode("frame", to_frame(path, form, BOUNDS), [], 0)
 
 
 def test_integers_that_json_cannot_carry_are_refused(tmp_path: Path) -> None:
@@ -297,4 +298,4 @@ def test_integers_that_json_cannot_carry_are_refused(tmp_path: Path) -> None:
     frame.write_ipc(tmp_path / "upload")
 
     with pytest.raises(Invalid, match="64 bits in column 'y', got a longer one in row 0"):
-        parse(tmp_path / "upload", "arrow_file", TableLimits(10, 10), {})
+        read_raw_file(tmp_path / "upload", "arrow_file", TableLimits(10, 10), {})

@@ -19,9 +19,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.learning.tables.infer_columns import MemoryBudget, TableLimits
-from app.learning.tables.read_csv import parse
-from app.learning.tables.table import Kind, Table
+from app.learning.tables.column import ColumnKind
+from app.learning.tables.describe_column import describe
+from app.learning.tables.incoming_table import MemoryBudget, TableLimits
+from app.learning.tables.read_raw_file import read_raw_file
+from app.learning.tables.table import Table
 
 BOUNDS = TableLimits(rows=1000, columns=50)
 #: so small that every record is a block of its own, and every column has a pass
@@ -37,12 +39,12 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Parse:
     def run(
         body: Any,
         form: str = "csv",
-        kinds: Mapping[str, Kind] | None = None,
+        kinds: Mapping[str, ColumnKind] | None = None,
         bounds: TableLimits = BOUNDS,
         portions: MemoryBudget | None = None,
     ) -> Table:
         path.write_bytes(body if isinstance(body, bytes) else json.dumps(body).encode())
-        return parse(path, form, bounds, kinds or {}, portions)
+        return read_raw_file(path, form, bounds, kinds or {}, portions)
 
     return run
 
@@ -162,7 +164,7 @@ def test_labels_of_csv_keep_their_type_and_spelling(read: Parse, values: list[st
 
     assert labels == found
     assert [type(label) for label in labels] == [type(label) for label in found]
-    assert len(labels) == table.column("b").describe()["unique"]
+    assert len(labels) == describe(table.column("b"))["unique"]
     assert {label.lower() if isinstance(label, str) else label for label in found} == {
         label.lower() if isinstance(label := found[i], str) else label for i in y.tolist()
     }
@@ -231,7 +233,7 @@ def test_nan_is_missing_in_npz(read: Parse) -> None:
         ("json", {"columns": {"a": [True, None], "b": [1, 2]}}, "categorical", [True, None]),
     ],
 )
-def test_a_kind_can_be_corrected(read: Parse, form: str, body: Any, kind: Kind, expected: list[Any]) -> None:
+def test_a_kind_can_be_corrected(read: Parse, form: str, body: Any, kind: ColumnKind, expected: list[Any]) -> None:
     table = read(body, form, {"a": kind})
 
     assert kind == table.column("a").kind
@@ -241,13 +243,13 @@ def test_a_kind_can_be_corrected(read: Parse, form: str, body: Any, kind: Kind, 
 
 @pytest.mark.parametrize("kind", ["numeric", "categorical", "text", "datetime", "boolean"])
 @pytest.mark.parametrize("dtype", ["i8", "f4", "f8", "?"])
-def test_a_kind_corrected_in_npz_is_that_of_the_same_values_in_json(read: Parse, kind: Kind, dtype: str) -> None:
+def test_a_kind_corrected_in_npz_is_that_of_the_same_values_in_json(read: Parse, kind: ColumnKind, dtype: str) -> None:
     x = np.array([[0], [1], [1]], dtype)
     as_json = {"x": x.tolist(), "y": [1, 2, 2]}
 
     def outcome(body: Any, form: str) -> Any:
         try:
-            return read(body, form, {"x0": kind}).column("x0").describe()
+            return describe(read(body, form, {"x0": kind}).column("x0"))
         except Invalid as error:
             return error.message
 
@@ -411,7 +413,7 @@ def test_a_table_is_the_same_in_every_form(read: Parse, data: st.DataObject) -> 
     ]
 
     def shown(table: Table) -> list[dict[str, Any]]:
-        return [column.describe() for column in table.columns]
+        return [describe(column) for column in table.columns]
 
     assert columns == cells(tables[0]) == cells(tables[1]) == cells(tables[2])
     assert shown(tables[0]) == shown(tables[1]) == shown(tables[2])
@@ -425,7 +427,7 @@ def test_a_matrix_is_the_same_in_json_and_npz(read: Parse, x: list[list[float]])
     tables = [read({"x": x, "y": y}, "json"), read(npz(x=np.array(x), y=np.array(y)), "npz")]
 
     assert cells(tables[0]) == cells(tables[1])
-    assert [c.describe() for c in tables[0].columns] == [c.describe() for c in tables[1].columns]
+    assert [describe(c) for c in tables[0].columns] == [describe(c) for c in tables[1].columns]
 
 
 @settings(max_examples=100, deadline=None)
@@ -487,7 +489,7 @@ def test_nothing_but_a_fact_is_raised_whatever_the_bytes(read: Parse, form: str,
     with suppress(FitserveError):
         table = read(bytes(body), form, portions=TINY if seed % 2 else None)
         assert {table.rows} == {len(column.values) for column in table.columns}
-        assert table.names == [column.describe()["name"] for column in table.columns]
+        assert table.names == [describe(column)["name"] for column in table.columns]
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,17 +12,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from app.learning.tables.table import (
-    TOP,
-    TOP_CHARACTERS,
-    Column,
-    Label,
-    Table,
-    TableFile,
-    label_key,
-    load,
-    match_labels,
-)
+from app.learning.tables.column import Column, match_labels
+from app.learning.tables.describe_column import TOP, TOP_CHARACTERS, describe
+from app.learning.tables.label import Label, label_key
+from app.learning.tables.table import Table
+from app.learning.tables.table_file import TableFile, load_table, write_table
 
 
 def numeric(*values: float | None, posted: Any = "float") -> Column:
@@ -66,7 +60,7 @@ def test_categories_that_no_cell_has_are_no_labels() -> None:
 
     assert ["a", "c"] == labels
     assert [1, 0] == y.tolist()
-    assert 2 == column.describe()["unique"]
+    assert 2 == describe(column)["unique"]
 
 
 def test_cells_are_given_as_posted() -> None:
@@ -104,7 +98,7 @@ def test_equal_labels_have_one_key() -> None:
 def test_statistics_of_numbers_are_those_of_numpy_over_the_present_ones() -> None:
     values = np.random.default_rng(0).normal(50, 9, 100)
 
-    found = numeric(*values.tolist(), None, None).describe()
+    found = describe(numeric(*values.tolist(), None, None))
 
     assert (2, 100) == (found["missing"], found["unique"])
     assert [values.min(), values.max(), values.mean(), values.std()] == [
@@ -114,7 +108,7 @@ def test_statistics_of_numbers_are_those_of_numpy_over_the_present_ones() -> Non
 
 
 def test_statistics_beyond_float64_are_null() -> None:
-    found = numeric(1e308, 1e308, -1e308).describe()
+    found = describe(numeric(1e308, 1e308, -1e308))
 
     assert (-1e308, 1e308, None) == (found["min"], found["max"], found["std"])
 
@@ -122,12 +116,12 @@ def test_statistics_beyond_float64_are_null() -> None:
 def test_the_most_frequent_values_come_first_and_long_ones_are_cut() -> None:
     values = ["b", "a", "b", "x" * 500, *(f"v{i}" for i in range(20))]
 
-    top = texts(*values).describe()["top"]
+    top = describe(texts(*values))["top"]
 
     assert ["b", 2] == top[0]
     assert TOP == len(top)
-    assert TOP_CHARACTERS + 1 == max(len(name) for name, _ in texts("x" * 500).describe()["top"])
-    assert [["01", 1], ["1", 1]] == ODD.describe()["top"]
+    assert TOP_CHARACTERS + 1 == max(len(name) for name, _ in describe(texts("x" * 500))["top"])
+    assert [["01", 1], ["1", 1]] == describe(ODD)["top"]
 
 
 @pytest.mark.parametrize(
@@ -143,12 +137,12 @@ def test_the_most_frequent_values_come_first_and_long_ones_are_cut() -> None:
     ],
 )
 def test_an_odd_column_has_a_warning(column: Column, warning: str) -> None:
-    assert any(warning in each for each in column.describe()["warnings"])
+    assert any(warning in each for each in describe(column)["warnings"])
 
 
 @pytest.mark.parametrize("column", [numeric(1, 2, 2), numeric(*map(float, range(40))), texts("a", "b", "a")])
 def test_an_ordinary_column_has_none(column: Column) -> None:
-    assert [] == column.describe()["warnings"]
+    assert [] == describe(column)["warnings"]
 
 
 def test_a_table_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
@@ -156,8 +150,8 @@ def test_a_table_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     singles = Column("f", "numeric", np.array([1, 2, 3], np.float32))
     table = Table((numeric(1, None, 2**60), texts("é\n", None, "b"), odd, singles), "t", ("noticed",))
 
-    table.save(tmp_path / "table")
-    found = load(tmp_path / "table")
+    write_table(tmp_path / "table", table)
+    found = load_table(tmp_path / "table")
 
     assert (3, ["n", "t", "o", "f"], "t", ("noticed",)) == (
         found.rows,
@@ -166,16 +160,16 @@ def test_a_table_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
         found.warnings,
     )
     for before, after in zip(table.columns, found.columns, strict=True):
-        assert before.describe() == after.describe()
+        assert describe(before) == describe(after)
         assert before.cells(9) == after.cells(9)
         assert before.labels()[0] == after.labels()[0]
         assert before.values.dtype == after.values.dtype
 
 
 def test_only_the_first_rows_are_read_where_no_more_are_asked_for(tmp_path: Path) -> None:
-    Table((numeric(1, 2, 3), ODD), "n").save(tmp_path / "table")
+    write_table(tmp_path / "table", Table((numeric(1, 2, 3), ODD), "n"))
 
-    found = load(tmp_path / "table", limit=1)
+    found = load_table(tmp_path / "table", limit=1)
 
     assert [[1.0], ["1"]] == [column.cells(9) for column in found.columns]
 
@@ -219,7 +213,7 @@ def shown(column: Column) -> list[Any]:
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where `MANY` is kept."""
     path = tmp_path_factory.mktemp("table") / "table"
-    MANY.save(path)
+    write_table(path, MANY)
     return path
 
 
@@ -299,7 +293,7 @@ def test_a_table_of_many_columns_has_room_for_its_header(tmp_path: Path) -> None
     codes = np.array([0], np.int32)
     columns = [Column(f"c{i}", "numeric", np.ones(1), codes=codes, spellings=("01",)) for i in range(3000)]
 
-    Table(tuple(columns), "c0").save(tmp_path / "table")
+    write_table(tmp_path / "table", Table(tuple(columns), "c0"))
 
     with safe_open(tmp_path / "table", "numpy") as file:
         assert 6001 == len(list(file.keys()))

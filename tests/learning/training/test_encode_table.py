@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from app.errors import Invalid
 from app.learning.encoding.encoder import Encoder, fit_encoder
 from app.learning.encoding.read_cells import table_cells
-from app.learning.tables.infer_columns import TableLimits
-from app.learning.tables.read_csv import parse
-from app.learning.tables.table import Column, Table, TableFile, load, write_table
+from app.learning.tables.column import Column
+from app.learning.tables.incoming_table import TableLimits
+from app.learning.tables.read_raw_file import read_raw_file
+from app.learning.tables.table import Table
+from app.learning.tables.table_file import TableFile, load_table, write_columns, write_table
 from app.learning.training import encode_table
 from app.learning.training.batches import Examples, Source, StoredExamples
 from app.learning.training.encode_table import Part, encode_parts
@@ -27,18 +29,18 @@ NONE, PLENTY = 1, 2**40
 
 
 def file_of(folder: Path, table: Table) -> TableFile:
-    table.save(folder / "table")
+    write_table(folder / "table", table)
     return TableFile(folder / "table")
 
 
 def parsed(folder: Path, columns: dict[str, list[Any]]) -> TableFile:
     (folder / "upload").write_text(json.dumps({"columns": columns}))
-    return file_of(folder, parse(folder / "upload", "json", TableLimits(10_000, 50), {}))
+    return file_of(folder, read_raw_file(folder / "upload", "json", TableLimits(10_000, 50), {}))
 
 
 def numbers(folder: Path, x: NDArray[np.float64]) -> TableFile:
     columns = (Column(f"x{i}", "numeric", values) for i, values in enumerate(x.T))
-    write_table(folder / "table", columns, x.shape[1], "x0")
+    write_columns(folder / "table", columns, x.shape[1], "x0")
     return TableFile(folder / "table")
 
 
@@ -79,7 +81,7 @@ def test_parts_are_the_rows_of_the_whole(tmp_path: Path, drawn: Any, memory_byte
     columns, owned = drawn
     table = parsed(tmp_path, columns)
     encoder = fitted(table)
-    whole = load(tmp_path / "table")
+    whole = load_table(tmp_path / "table")
     x = encoder.encode(table_cells(encoder, whole))
     parts = [part(np.array(rows, np.intp), is_weighted=bool(i)) for i, rows in enumerate(owned)]
 
@@ -162,7 +164,7 @@ def test_an_error_of_another_kind_of_column_names_the_row_of_the_whole_table(tmp
     codes = np.zeros(rows, np.int32)
     codes[-2] = 1
     column = Column("x0", "categorical", codes, ("1", "word"), "str")
-    write_table(tmp_path / "other", [column], 1, "x0")
+    write_columns(tmp_path / "other", [column], 1, "x0")
 
     with pytest.raises(Invalid, match=f"Expected a finite number in column 'x0', got a text in row {rows - 2}"):
         encode_parts(
@@ -195,7 +197,7 @@ def test_a_table_larger_than_the_memory_is_never_held(tmp_path: Path) -> None:
     width = 64
     rows = 6 * encode_table.READ_BYTES // (8 * width)
     columns = (Column(f"x{i}", "numeric", np.full(rows, float(i))) for i in range(width))
-    write_table(tmp_path / "table", columns, width, "x0")
+    write_columns(tmp_path / "table", columns, width, "x0")
     table = TableFile(tmp_path / "table")
     encoder = fit_encoder(table, table.names, np.arange(2), scaling="none", encoding="plain")
     parts = [part(np.arange(rows))]
