@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, NotFound
+from app.learning.tables.describe_column import ColumnDescription
 from app.names import new_id
 from app.storage.blobs import ORPHAN_SECONDS, Blobs, sha256_of
 from app.storage.database import Database, datasets, now, page, versions
@@ -37,7 +38,7 @@ class Dataset:
     sha256: str
     raw_key: str
     table_key: str
-    columns: list[dict[str, Any]]
+    columns: list[ColumnDescription]
     warnings: list[str]
     default_target: str
     error: dict[str, Any] | None
@@ -50,7 +51,7 @@ class Parsed:
 
     path: Path
     rows: int
-    columns: list[dict[str, Any]]
+    columns: list[ColumnDescription]
     warnings: list[str]
     default_target: str
 

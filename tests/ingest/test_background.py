@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from app.ingest.background import BackgroundParser as Queue
 from app.ingest.parser_process import ParserProcess
+from app.learning.tables.column import Column
+from app.learning.tables.describe_column import describe
 from app.records.datasets import Dataset, Parsed
 from app.records.rooms import Rooms
 from app.settings import Settings
@@ -260,7 +263,7 @@ def test_whoever_reads_first_makes_it_ready(rooms: Rooms, tmp_path: Path) -> Non
 
     def parsed(content: bytes) -> Parsed:
         (tmp_path / "table").write_bytes(content)
-        return Parsed(tmp_path / "table", 1, [{"name": "a"}], [], "y")
+        return Parsed(tmp_path / "table", 1, [describe(Column("a", "numeric", np.ones(1)))], [], "y")
 
     unread, _ = rooms.datasets.add_unread("mine", "csv", raw())
 

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from app.errors import Invalid, TooLarge
 from app.learning.spec import Features, Layer, TrainSpec, count_parameters
 from app.learning.tables.column import Column
-from app.learning.tables.describe_column import describe
+from app.learning.tables.describe_column import ColumnDescription, describe
 from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
 
 ROWS = 300
 LIMITS = Limits(classes=10, features=100, parameters=100_000, seconds=3600)
 
 
-def column(name: str, kind: Any = "numeric", unique: int = 4, missing: int = 0) -> dict[str, Any]:
+def column(name: str, kind: Any = "numeric", unique: int = 4, missing: int = 0) -> ColumnDescription:
     """Describe a column of `ROWS` cells."""
     numbers = np.arange(ROWS) % max(unique, 1)
     gone = np.arange(ROWS) < missing

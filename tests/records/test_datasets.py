@@ -8,11 +8,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
 from app.errors import Conflict, NotFound
+from app.learning.tables.column import Column
+from app.learning.tables.describe_column import describe
 from app.records.datasets import Dataset, Parsed
 from app.records.jobs import Job, NewJob
 from app.records.rooms import Rooms
@@ -20,9 +22,9 @@ from app.storage.blobs import ORPHAN_SECONDS
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
 
-COLUMNS: list[dict[str, Any]] = [
-    {"name": "a", "kind": "numeric", "missing": 0},
-    {"name": "é", "kind": "categorical", "top": [["x", 2]]},
+COLUMNS = [
+    describe(Column("a", "numeric", np.array([1.0, 2.0]))),
+    describe(Column("é", "categorical", np.array([0, 0], np.int32), ("x",), posted="str")),
 ]
 
 

@@ -6,7 +6,7 @@ Knows the table only by its statistics; knows nothing of Keras. Each rule is a f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from app.learning.spec import (
     Validation,
     count_parameters,
 )
+from app.learning.tables.describe_column import ColumnDescription
 
 #: a hundredth of the rows as a power of two: small batches generalise better (Masters and Luschi 2018,
 #: arXiv:1804.07612), and larger ones are less work a row
@@ -82,12 +83,12 @@ class Resolved:
 
 
 def resolve(
-    spec: TrainSpec, columns: Sequence[dict[str, Any]], rows: int, default_target: str, limits: Limits
+    spec: TrainSpec, columns: Sequence[ColumnDescription], rows: int, default_target: str, limits: Limits
 ) -> Resolved:
     """Settle every "auto", and refuse what cannot train on this table.
 
     Args:
-        columns: descriptions as `Column.describe` gives them.
+        columns: the columns' descriptions.
         rows: n.
         default_target: the column aimed at where the specification names none.
 
@@ -150,7 +151,7 @@ def adopt(spec: TrainSpec, ref: str, inputs: Sequence[str], origin: TrainSpec) -
     return spec.model_copy(update=update)
 
 
-def _features(features: Features, by_name: dict[str, Any], target: str) -> tuple[list[str], list[str]]:
+def _features(features: Features, by_name: Mapping[str, ColumnDescription], target: str) -> tuple[list[str], list[str]]:
     for side, names in (("include", features.include or []), ("exclude", features.exclude)):
         for i, name in enumerate(names):
             if name not in by_name:
@@ -181,7 +182,7 @@ def _features(features: Features, by_name: dict[str, Any], target: str) -> tuple
     return used, warnings
 
 
-def _width(column: dict[str, Any], encoding: str | None) -> int:
+def _width(column: ColumnDescription, encoding: str | None) -> int:
     marks = 1 if encoding == "auto" and column["missing"] else 0
     return marks + (column["unique"] if column["kind"] == "categorical" else 1)
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
 from app.learning.tables.column import ColumnKind
-from app.learning.tables.describe_column import describe
+from app.learning.tables.describe_column import ColumnDescription, describe
 from app.learning.tables.incoming_table import MemoryBudget, TableLimits
 from app.learning.tables.read_raw_file import read_raw_file
 from app.learning.tables.table import Table
@@ -412,7 +412,7 @@ def test_a_table_is_the_same_in_every_form(read: Parse, data: st.DataObject) -> 
         read({"columns": columns}, "json"),
     ]
 
-    def shown(table: Table) -> list[dict[str, Any]]:
+    def shown(table: Table) -> list[ColumnDescription]:
         return [describe(column) for column in table.columns]
 
     assert columns == cells(tables[0]) == cells(tables[1]) == cells(tables[2])
