@@ -18,7 +18,7 @@ from app.api.request_body import MULTIPART, media_type, read_body, staging
 from app.api.schemas import Evaluation, PredictionOut, SliceFigures
 from app.errors import Invalid, TooLarge, UnsupportedMedia
 from app.http.answers import ARROW, NPZ, WRITERS
-from app.learning.requests.prediction_rows import decode
+from app.learning.requests.read_rows import read_rows
 from app.learning.tables.table_file import load_table
 from app.metrics.version_usage import Stopwatch
 from app.records.registry import Ref
@@ -165,7 +165,7 @@ def _predict(services: Services, ask: _Ask, watch: Stopwatch) -> tuple[Predictio
         if ask.form == "float32" and texts is not None:
             # 0.1 as float32 is another number, and so another category
             raise Invalid.at((texts,), f"Expected another Content-Type: column {texts!r} has categories, not numbers.")
-        rows = decode(ask.form, ask.body, [each.name for each in inputs], services.settings.max_predict_bytes)
+        rows = read_rows(ask.form, ask.body, [each.name for each in inputs], services.settings.max_predict_bytes)
         watch.rows = rows.count
         watch.end("input")
         found = loaded.predict(rows, skips_bad=ask.skips_bad)

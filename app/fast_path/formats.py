@@ -21,10 +21,11 @@ from app.fast_path.parse import Matrix, MatrixReader
 from app.fast_path.version import FastVersion
 from app.http.answers import to_json
 from app.http.protocol_errors import OPEN_INFERENCE, TENSORFLOW_SERVING
-from app.learning.requests.json_with_nan import load_loose_json
-from app.learning.requests.open_inference import Answer, Output, read_infer, write_infer
-from app.learning.requests.prediction_rows import decode
-from app.learning.requests.tensorflow_serving import read_predict
+from app.learning.requests.json_with_nan import parse_json_with_nan
+from app.learning.requests.open_inference import RequestedOutput, read_infer_request
+from app.learning.requests.open_inference_response import InferResponse, write_infer_response
+from app.learning.requests.read_rows import read_rows
+from app.learning.requests.tensorflow_serving import read_predict_request
 from app.metrics.version_usage import Stopwatch
 from app.names import ALIAS, DEFAULT, MODEL
 from app.records.registry import Ref
@@ -100,7 +101,7 @@ class Native:
         if served.takes_matrices:
             rows = reader.read(self.form, body, served.width)
         if rows is None and self.form == "json" and len(body) <= LOOP_ROWS_BYTES:
-            rows = served.encode(decode(self.form, body, served.names, 0))
+            rows = served.encode(read_rows(self.form, body, served.names, 0))
         return None if rows is None else Read(rows)
 
     def write(self, served: FastVersion, found: Answered, _about: Any) -> Written:
@@ -122,7 +123,7 @@ class Native:
             answer = None if found is None else served.answers.write(*found)
         elif self.form == "json":
             with _READING:
-                cells = decode(self.form, body, served.names, 0)
+                cells = read_rows(self.form, body, served.names, 0)
             watch.rows = cells.count
             watch.end("input")
             prediction = loaded.predict(cells)
@@ -154,7 +155,7 @@ class Instances:
                     return Read(rows, answer)
         if len(body) > LOOP_ROWS_BYTES:
             return None
-        cells, word = read_predict(load_loose_json(body), served.names)
+        cells, word = read_predict_request(parse_json_with_nan(body), served.names)
         encoded = served.encode_known(cells)
         return None if encoded is None else Read(encoded, word.encode())
 
@@ -186,16 +187,18 @@ class Infer:
                 return Read(*found)
         if len(body) > LOOP_ROWS_BYTES:
             return None
-        asked = read_infer(body, self._json_bytes, served.names)
+        asked = read_infer_request(body, self._json_bytes, served.names)
         encoded = served.encode_known(asked.rows)
         return None if encoded is None else Read(encoded, (asked.id, asked.outputs))
 
-    def write(self, served: FastVersion, found: Answered, about: tuple[str | None, tuple[Output, ...]]) -> Written:
+    def write(
+        self, served: FastVersion, found: Answered, about: tuple[str | None, tuple[RequestedOutput, ...]]
+    ) -> Written:
         """Write the outputs that were asked for, as JSON or as bytes after it."""
         request_id, outputs = about
         head = served.head if request_id is None else {**served.head, "id": request_id}
-        answer = Answer([served.classes[i] for i in found.best], found.probabilities, served.classes)
-        body, length = write_infer(answer, outputs, head)
+        answer = InferResponse([served.classes[i] for i in found.best], found.probabilities, served.classes)
+        body, length = write_infer_response(answer, outputs, head)
         if length is None:
             return Written(b"", JSON, body)
         return Written(b"%b: %d\r\n" % (_JSON_LENGTH, length), BINARY, body)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from app.fast_path.parse import Matrix, MatrixReader
-from app.learning.requests.json_with_nan import load_loose_json
-from app.learning.requests.open_inference import Output, read_outputs
+from app.learning.requests.json_with_nan import parse_json_with_nan
+from app.learning.requests.open_inference import RequestedOutput, read_outputs
 from app.learning.requests.open_inference_tensors import NUMBERS
 
 #: JSON before a matrix that is known again, at most so long
@@ -21,7 +21,7 @@ MAX_KNOWN_BYTES = 2048
 
 def read_matrix(
     body: bytes, json_bytes: int | None, inputs: Sequence[str], reader: MatrixReader
-) -> tuple[Matrix, tuple[str | None, tuple[Output, ...]]] | None:
+) -> tuple[Matrix, tuple[str | None, tuple[RequestedOutput, ...]]] | None:
     """Read a request whose one tensor is of numbers in all columns, without a Python object for each.
 
     Args:
@@ -54,13 +54,13 @@ class _MatrixHead:
     id: str | None
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    outputs: tuple[Output, ...]
+    outputs: tuple[RequestedOutput, ...]
 
 
 @lru_cache(maxsize=256)
 def _matrix_head(text: bytes, inputs: tuple[str, ...]) -> _MatrixHead | None:
     """Read the JSON before a matrix in bytes; callers send the same one again and again."""
-    document = load_loose_json(text)
+    document = parse_json_with_nan(text)
     given, request_id = document.get("inputs"), document.get("id")
     if not isinstance(given, list) or len(given) != 1 or not isinstance(request_id, str | None):
         return None

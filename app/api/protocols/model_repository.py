@@ -17,7 +17,7 @@ from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model
 from app.api.request_body import read_body
 from app.errors import Invalid
 from app.http.protocol_errors import OPEN_INFERENCE
-from app.learning.requests.json_with_nan import load_loose_json
+from app.learning.requests.json_with_nan import parse_json_with_nan
 from app.learning.requests.open_inference import LABEL, PROBABILITIES
 from app.metrics.version_usage import Counts
 from app.names import DEFAULT
@@ -38,7 +38,7 @@ def _takes(example: dict[str, Any]) -> dict[str, Any]:
 async def _small(request: Request) -> dict[str, Any]:
     """Read an object that may be absent."""
     body = await read_body(request, SMALL_BODY)
-    return load_loose_json(body) if body.strip() else {}
+    return parse_json_with_nan(body) if body.strip() else {}
 
 
 Small = Annotated[dict[str, Any], Depends(_small)]

@@ -16,7 +16,8 @@ from app.api.protocols.predict import Turn, answer
 from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
 from app.errors import Invalid, NotReady
 from app.http.protocol_errors import OPEN_INFERENCE
-from app.learning.requests.open_inference import LABEL, PROBABILITIES, Answer, read_infer, write_infer
+from app.learning.requests.open_inference import LABEL, PROBABILITIES, read_infer_request
+from app.learning.requests.open_inference_response import InferResponse, write_infer_response
 from app.learning.tables.label import label_text
 
 router = APIRouter(prefix=OPEN_INFERENCE, tags=["Open Inference Protocol"])
@@ -147,11 +148,11 @@ async def infer(request: Request, services: ServicesDep) -> Response:
 
 
 def _infer(turn: Turn, body: bytes, json_bytes: int | None) -> tuple[bytes, int | None]:
-    asked = read_infer(body, json_bytes, turn.columns)
+    asked = read_infer_request(body, json_bytes, turn.columns)
     found = turn.compute(asked.rows)
     classes = [label_text(label) for label in found.classes]
     labels = [classes[i] for i in found.probabilities.argmax(axis=1).tolist()]
     version = turn.loaded.version
     head = {"model_name": version.model, "model_version": str(version.version)}
     head |= {} if asked.id is None else {"id": asked.id}
-    return write_infer(Answer(labels, found.probabilities, classes), asked.outputs, head)
+    return write_infer_response(InferResponse(labels, found.probabilities, classes), asked.outputs, head)

@@ -9,7 +9,7 @@ from fastapi import Request
 
 from app.api.protocols.version_paths import named
 from app.api.request_body import read_body
-from app.learning.requests.prediction_rows import Rows, refuse_unknown
+from app.learning.requests.prediction_rows import Rows, refuse_unknown_columns
 from app.metrics.version_usage import Stopwatch
 from app.serving.predictor import LoadedVersion, Prediction
 from app.wiring import Services
@@ -33,7 +33,7 @@ class Turn:
         Raises:
             Invalid: there is another column; or as `LoadedVersion.predict`.
         """
-        refuse_unknown(rows, (*self.columns, self.loaded.target))
+        refuse_unknown_columns(rows, (*self.columns, self.loaded.target))
         self._watch.end("input")
         found = self.loaded.predict(rows)
         self._watch.rows = rows.count

@@ -17,8 +17,8 @@ from app.api.protocols.predict import Turn, answer
 from app.api.protocols.version_paths import LABEL, MODEL, NUMBER, each_way, every_model, named
 from app.errors import Invalid
 from app.http.protocol_errors import TENSORFLOW_SERVING
-from app.learning.requests.json_with_nan import load_loose_json
-from app.learning.requests.tensorflow_serving import SIGNATURE, read_examples, read_predict
+from app.learning.requests.json_with_nan import parse_json_with_nan
+from app.learning.requests.tensorflow_serving import SIGNATURE, read_classify_request, read_predict_request
 from app.learning.tables.label import label_text
 from app.records.registry import Version
 from app.wiring import Services
@@ -66,7 +66,7 @@ async def predict_instances(request: Request, services: ServicesDep) -> Response
 
 
 def _predict(turn: Turn, body: bytes) -> bytes:
-    rows, key = read_predict(load_loose_json(body), turn.columns)
+    rows, key = read_predict_request(parse_json_with_nan(body), turn.columns)
     return _dump({key: turn.compute(rows).probabilities})
 
 
@@ -86,7 +86,7 @@ async def classify_examples(request: Request, services: ServicesDep) -> Response
 
 
 def _classify(turn: Turn, body: bytes) -> bytes:
-    found = turn.compute(read_examples(load_loose_json(body), turn.columns))
+    found = turn.compute(read_classify_request(parse_json_with_nan(body), turn.columns))
     classes = [label_text(label) for label in found.classes]
     return _dump({"results": [list(zip(classes, row, strict=True)) for row in found.probabilities]})
 

@@ -1,4 +1,4 @@
-"""Requests and answers of the Open Inference Protocol, as rows and from probabilities. Knows neither HTTP nor a network.
+"""Requests of the Open Inference Protocol: tensors as rows, and which outputs are wanted. Knows neither HTTP nor a network.
 
 Source: Open Inference Protocol, inference_rest.md; Triton's extension_binary_data.md and extension_classification.md.
 """
@@ -9,24 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning.requests.json_with_nan import load_loose_json
-from app.learning.requests.open_inference_tensors import BYTES, Tail, Tensor, read_tensor, to_bytes
+from app.learning.requests.json_with_nan import parse_json_with_nan
+from app.learning.requests.open_inference_tensors import BinaryTail, Tensor, read_tensor
 from app.learning.requests.prediction_rows import Rows
 
 LABEL, PROBABILITIES = "label", "probabilities"
 
 
 @dataclass(frozen=True)
-class Output:
-    """An output that is asked for.
+class RequestedOutput:
+    """An output that a request asks for.
 
     Args:
-        top: the k best classes as texts in place of all probabilities, or None.
+        is_binary: whether its values follow the response's JSON as bytes.
+        top: None for all probabilities, or a number k for the k most probable classes as texts.
     """
 
     name: str
@@ -36,63 +35,65 @@ class Output:
 
 @dataclass(frozen=True)
 class InferRequest:
-    """Rows, and how their answer is wanted."""
+    """Rows, and the outputs that their response has; the id comes back in the response."""
 
     id: str | None
     rows: Rows
-    outputs: tuple[Output, ...]
+    outputs: tuple[RequestedOutput, ...]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a version says: n labels as texts, probabilities float32 (n, k), and the k classes as texts."""
-
-    labels: Sequence[str]
-    probabilities: NDArray[np.float32]
-    classes: Sequence[str]
-
-
-def read_infer(body: bytes, json_bytes: int | None, inputs: Sequence[str]) -> InferRequest:
+def read_infer_request(body: bytes, json_bytes: int | None, inputs: Sequence[str]) -> InferRequest:
     """Read the body of an inference request.
 
     Args:
-        json_bytes: how long its JSON is, where tensors follow.
+        json_bytes: the length of its JSON where tensors follow, None where the body is JSON alone.
         inputs: the model's columns, in the order that a matrix has them.
 
     Raises:
-        Malformed: its JSON is none.
-        Invalid: it is no request, or its tensors are no rows; says where.
+        Malformed: the JSON cannot be parsed.
+        Invalid: the JSON is no request, or its tensors are no rows; says where.
     """
     if json_bytes is not None and json_bytes > len(body):
         raise Invalid(f"Expected JSON of {json_bytes} bytes, as the header says, got a body of {len(body)}.")
     view = memoryview(body)
     end = len(body) if json_bytes is None else json_bytes
-    document = load_loose_json(bytes(view[:end]))
+    document = parse_json_with_nan(bytes(view[:end]))
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise Invalid.at(("id",), "Expected id to be a text.")
-    given = document.get("inputs")
-    if not isinstance(given, list) or not given:
+    entries = document.get("inputs")
+    if not isinstance(entries, list) or not entries:
         raise Invalid.at(("inputs",), "Expected inputs to be a list of at least one tensor.")
-    tail = Tail(view[end:])
-    tensors = [read_tensor(each, ("inputs", i), tail) for i, each in enumerate(given)]
+    tail = BinaryTail(view[end:])
+    tensors = [read_tensor(entry, ("inputs", i), tail) for i, entry in enumerate(entries)]
     tail.check_end()
     return InferRequest(request_id, _rows(tensors, inputs), read_outputs(document))
 
 
 def _rows(tensors: Sequence[Tensor], inputs: Sequence[str]) -> Rows:
-    """Join tensors into rows: one for each column, or one of all columns."""
+    """Join tensors into rows: one tensor for each column, or one tensor of all columns."""
     first = tensors[0]
     if len(tensors) == 1 and len(first.shape) == 2 and first.name not in inputs:
-        if first.shape[1] != len(inputs):
-            raise Invalid.at(
-                ("inputs", 0, "shape"),
-                f"Expected shape [rows, {len(inputs)}], a column for each input, got {list(first.shape)}.",
-            )
-        width = len(inputs)
-        columns: dict[str, Any] = {name: first.values[j::width] for j, name in enumerate(inputs)}
-        return _some(columns, first.shape[0])
-    columns = {}
+        columns = _columns_of_matrix(first, inputs)
+    else:
+        columns = _columns_of_tensors(tensors, first.shape[0])
+    if not first.shape[0]:
+        raise Invalid.at(("inputs",), "Expected at least one row, got none.")
+    return Rows(columns, first.shape[0])
+
+
+def _columns_of_matrix(tensor: Tensor, inputs: Sequence[str]) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+    width = len(inputs)
+    if tensor.shape[1] != width:
+        raise Invalid.at(
+            ("inputs", 0, "shape"),
+            f"Expected shape [rows, {width}], a column for each input, got {list(tensor.shape)}.",
+        )
+    return {name: tensor.values[j::width] for j, name in enumerate(inputs)}
+
+
+def _columns_of_tensors(tensors: Sequence[Tensor], rows: int) -> Mapping[str, Sequence[Any] | NDArray[Any]]:
+    columns: dict[str, Sequence[Any] | NDArray[Any]] = {}
     for i, tensor in enumerate(tensors):
         if tensor.name in columns:
             raise Invalid.at(("inputs", i), f"Expected inputs of different names, got {tensor.name[:80]!r} twice.")
@@ -101,85 +102,44 @@ def _rows(tensors: Sequence[Tensor], inputs: Sequence[str]) -> Rows:
                 ("inputs", i, "shape"),
                 f"Expected shape [rows] or [rows, 1] for column {tensor.name[:80]!r}, got {list(tensor.shape)}.",
             )
-        if tensor.shape[0] != first.shape[0]:
+        if tensor.shape[0] != rows:
             raise Invalid.at(
                 ("inputs", i, "shape"),
-                f"Expected {first.shape[0]} rows as in the first input, got {tensor.shape[0]} in {tensor.name[:80]!r}.",
+                f"Expected {rows} rows as in the first input, got {tensor.shape[0]} in {tensor.name[:80]!r}.",
             )
         columns[tensor.name] = tensor.values
-    return _some(columns, first.shape[0])
+    return columns
 
 
-def _some(columns: Mapping[str, Any], count: int) -> Rows:
-    if not count:
-        raise Invalid.at(("inputs",), "Expected at least one row, got none.")
-    return Rows(columns, count)
+def read_outputs(document: Mapping[str, object]) -> tuple[RequestedOutput, ...]:
+    """Read which outputs a request wants and how; both outputs where it names none.
 
-
-def read_outputs(document: Mapping[str, Any]) -> tuple[Output, ...]:
-    """Read which outputs are wanted and how; all of them where none is named."""
+    Raises:
+        Invalid: an output is unknown or named twice, or its parameters are not as the protocol has them; says where.
+    """
     is_binary = _flag(document, "binary_data_output", False, ("parameters",))
-    wanted = document.get("outputs") or []
-    if not isinstance(wanted, list):
+    entries = document.get("outputs") or []
+    if not isinstance(entries, list):
         raise Invalid.at(("outputs",), "Expected outputs to be a list.")
-    if not wanted:
-        return Output(LABEL, is_binary), Output(PROBABILITIES, is_binary)
-    outputs: dict[str, Output] = {}
-    for i, each in enumerate(wanted):
+    if not entries:
+        return RequestedOutput(LABEL, is_binary), RequestedOutput(PROBABILITIES, is_binary)
+    outputs: dict[str, RequestedOutput] = {}
+    for i, entry in enumerate(entries):
         loc = ("outputs", i)
-        name = each.get("name") if isinstance(each, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
         if name not in (LABEL, PROBABILITIES) or name in outputs:
             raise Invalid.at(loc, f"Expected outputs named {LABEL} and {PROBABILITIES}, each once, got another.")
-        is_own = _flag(each, "binary_data", is_binary, (*loc, "parameters"))
-        top = each.get("parameters", {}).get("classification")
+        is_own_binary = _flag(entry, "binary_data", is_binary, (*loc, "parameters"))
+        top = entry.get("parameters", {}).get("classification")
         if top is not None and (type(top) is not int or top < 1 or name != PROBABILITIES):
             raise Invalid.at(loc, f"Expected classification to be a number of at least 1, of {PROBABILITIES}.")
-        outputs[name] = Output(name, is_own, top)
+        outputs[name] = RequestedOutput(name, is_own_binary, top)
     return tuple(outputs.values())
 
 
-def _flag(given: Mapping[str, Any], name: str, default: bool, loc: tuple[str | int, ...]) -> bool:
-    parameters = given.get("parameters", {})
+def _flag(document: Mapping[str, object], name: str, default: bool, loc: tuple[str | int, ...]) -> bool:
+    parameters = document.get("parameters", {})
     value = parameters.get(name, default) if isinstance(parameters, dict) else None
     if not isinstance(value, bool):
         raise Invalid.at(loc, f"Expected parameters to be an object, and {name} in it to be true or false.")
     return value
-
-
-def write_infer(answer: Answer, outputs: Sequence[Output], head: Mapping[str, Any]) -> tuple[bytes, int | None]:
-    """Write the answer.
-
-    Args:
-        head: what stands before the outputs: the model, its version, the request's id.
-
-    Returns:
-        The body, and how long its JSON is where tensors follow.
-    """
-    documents: list[dict[str, Any]] = []
-    tail: list[bytes] = []
-    for output in outputs:
-        datatype, shape, values = _tensor(answer, output)
-        document: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": shape}
-        if output.is_binary:
-            tail.append(to_bytes(values))
-            document["parameters"] = {"binary_data_size": len(tail[-1])}
-        else:
-            document["data"] = values
-        documents.append(document)
-    text = orjson.dumps({**head, "outputs": documents}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (b"".join((text, *tail)), len(text)) if tail else (text, None)
-
-
-def _tensor(answer: Answer, output: Output) -> tuple[str, list[int], Sequence[str] | NDArray[np.float32]]:
-    rows, classes = answer.probabilities.shape
-    if output.name == LABEL:
-        return BYTES, [rows], answer.labels
-    if output.top is None:
-        return "FP32", [rows, classes], np.ascontiguousarray(answer.probabilities).ravel()
-    best = np.argsort(-answer.probabilities, axis=1, kind="stable")[:, : output.top]
-    texts = [
-        f"{row[i]!s}:{i}:{answer.classes[i]}"
-        for row, order in zip(answer.probabilities, best.tolist(), strict=True)
-        for i in order
-    ]
-    return BYTES, list(best.shape), texts

@@ -22,7 +22,7 @@ _INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt
 
 
 def to_frame(path: Path, form: str, limits: TableLimits) -> bytes:
-    """Turn a Parquet or Arrow file into the form "frame" of `requests.decode_body`.
+    """Turn a Parquet or Arrow file into the form "frame" of `requests.read_rows`.
 
     A frame is a line of JSON, `{"rows": n, "columns": {name: values, or the type of an array of numbers}}`, and then
     the arrays' bytes. In an array NaN is missing.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed
-from app.learning.requests.json_with_nan import load_loose_json
+from app.learning.requests.json_with_nan import parse_json_with_nan
 
 leaves = st.none() | st.booleans() | st.text() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_infinity=False)
 documents = st.dictionaries(
@@ -29,7 +29,7 @@ def without_nan(value: Any) -> Any:
 
 @given(documents)
 def test_nan_is_null_and_every_other_value_is_as_it_was(document: dict[str, Any]) -> None:
-    found = load_loose_json(json.dumps(document).encode())
+    found = parse_json_with_nan(json.dumps(document).encode())
 
     # with orjson, as == knows no difference between 1, 1.0 and true
     assert orjson.dumps(without_nan(document)) == orjson.dumps(found)
@@ -38,7 +38,7 @@ def test_nan_is_null_and_every_other_value_is_as_it_was(document: dict[str, Any]
 @given(st.text(alphabet='{}[]",:NaInfity-0159.e \\ud8'), st.sampled_from(["NaN", "Infinity", ""]))
 def test_any_text_is_a_document_or_a_fact(text: str, word: str) -> None:
     try:
-        document = load_loose_json(f'{{"a": {word}{text}}}'.encode())
+        document = parse_json_with_nan(f'{{"a": {word}{text}}}'.encode())
     except FitserveError:
         return
     orjson.dumps(document)
@@ -63,8 +63,8 @@ def test_any_text_is_a_document_or_a_fact(text: str, word: str) -> None:
 )
 def test_what_is_none_is_a_fact(text: bytes, kind: type[FitserveError]) -> None:
     with pytest.raises(kind):
-        load_loose_json(text)
+        parse_json_with_nan(text)
 
 
 def test_a_text_that_says_nan_stays_a_text() -> None:
-    assert {"a": "NaN", "b": None} == load_loose_json(b'{"a": "NaN", "b": NaN}')
+    assert {"a": "NaN", "b": None} == parse_json_with_nan(b'{"a": "NaN", "b": NaN}')

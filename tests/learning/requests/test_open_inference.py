@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid
-from app.learning.requests.open_inference import Answer, Output, read_infer, write_infer
+from app.learning.requests.open_inference import RequestedOutput, read_infer_request
+from app.learning.requests.open_inference_response import InferResponse, write_infer_response
 from app.learning.requests.prediction_rows import Rows
 from tests.tensors import LENGTH, TYPES, Input, as_bytes, as_json, texts
 
@@ -49,7 +50,7 @@ def tables(draw: st.DrawFn) -> list[Input]:
 
 def read(sent: tuple[bytes, dict[str, str]]) -> Rows:
     body, headers = sent
-    return read_infer(body, int(headers[LENGTH]) if headers else None, NAMES).rows
+    return read_infer_request(body, int(headers[LENGTH]) if headers else None, NAMES).rows
 
 
 def lists(rows: Rows) -> dict[str, list[Any]]:
@@ -90,14 +91,14 @@ def test_changed_bytes_are_rows_or_a_fact() -> None:
                 read((bytes(changed), length))
 
 
-ANSWER = Answer(["p", "é"], np.array([[0.75, 0.25], [0.1, 0.9]], np.float32), ["p", "é"])
+ANSWER = InferResponse(["p", "é"], np.array([[0.75, 0.25], [0.1, 0.9]], np.float32), ["p", "é"])
 
 
 @pytest.mark.parametrize("is_binary", [True, False])
 def test_an_answer_has_the_outputs_that_were_asked_for_in_their_order(is_binary: bool) -> None:
-    asked = [Output("probabilities", is_binary), Output("label", not is_binary)]
+    asked = [RequestedOutput("probabilities", is_binary), RequestedOutput("label", not is_binary)]
 
-    body, length = write_infer(ANSWER, asked, {"model_name": "m"})
+    body, length = write_infer_response(ANSWER, asked, {"model_name": "m"})
 
     assert length is not None
     text, tail = body[:length], body[length:]
@@ -110,7 +111,7 @@ def test_an_answer_has_the_outputs_that_were_asked_for_in_their_order(is_binary:
 
 
 def test_more_classes_than_there_are_is_all_of_them() -> None:
-    body, _ = write_infer(ANSWER, [Output("probabilities", is_binary=False, top=9)], {})
+    body, _ = write_infer_response(ANSWER, [RequestedOutput("probabilities", is_binary=False, top=9)], {})
 
     assert b'"shape":[2,2],"data":["0.75:0:p","0.25:1:\xc3\xa9","0.9:1:\xc3\xa9","0.1:0:p"]' in body
 

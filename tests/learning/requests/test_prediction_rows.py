@@ -22,7 +22,7 @@ from app.learning.encoding.cell_warnings import CellWarnings, Faults, Note
 from app.learning.encoding.encoder import Encoder, Input
 from app.learning.encoding.read_cells import records_cells
 from app.learning.requests.prediction_rows import Rows
-from app.learning.requests.prediction_rows import decode as decode_within
+from app.learning.requests.read_rows import read_rows as decode_within
 from app.learning.tables.column import BLANKS, MISSING
 from app.learning.tables.incoming_table import TableLimits
 from app.learning.tables.transcode_arrow import to_frame

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid
-from app.learning.requests.tensorflow_serving import read_examples, read_predict
+from app.learning.requests.tensorflow_serving import read_classify_request, read_predict_request
 
 NAMES = ["a", "b"]
 cells = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -40,18 +40,18 @@ def test_every_form_is_the_same_rows(table: list[tuple[Any, ...]]) -> None:
     forms += [("instances", [[b64(cell) for cell in row] for row in lists])]
 
     for key, given_rows in forms:
-        rows, answer = read_predict({key: given_rows}, NAMES)
+        rows, answer = read_predict_request({key: given_rows}, NAMES)
         assert columns == {name: list(each) for name, each in rows.columns.items()}
         assert len(table) == rows.count
         assert {"instances": "predictions", "inputs": "outputs"}[key] == answer
     examples = [{"b": row[1]} for row in table]
-    rows = read_examples({"examples": examples, "context": {"a": table[0][0]}}, NAMES)
+    rows = read_classify_request({"examples": examples, "context": {"a": table[0][0]}}, NAMES)
     assert {"a": [table[0][0]] * len(table), "b": columns["b"]} == {n: list(each) for n, each in rows.columns.items()}
 
 
 @given(st.dictionaries(st.sampled_from(["instances", "inputs", "examples", "context", "signature_name"]), anything))
 def test_anything_is_rows_or_a_fact(document: dict[str, Any]) -> None:
-    for read in (read_predict, read_examples):
+    for read in (read_predict_request, read_classify_request):
         for names in (NAMES, ["a"]):
             try:
                 found: Any = read(document, names)
@@ -62,6 +62,8 @@ def test_anything_is_rows_or_a_fact(document: dict[str, Any]) -> None:
 
 
 def test_values_alone_are_rows_of_a_model_of_one_column() -> None:
-    assert {"a": [1.5, None, "x"]} == read_predict({"instances": [1.5, None, {"b64": "eA=="}]}, ["a"])[0].columns
+    assert {"a": [1.5, None, "x"]} == read_predict_request({"instances": [1.5, None, {"b64": "eA=="}]}, ["a"])[
+        0
+    ].columns
     with pytest.raises(Invalid, match="2 values"):
-        read_predict({"instances": [1.5]}, NAMES)
+        read_predict_request({"instances": [1.5]}, NAMES)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.learning.requests.prediction_rows import decode
+from app.learning.requests.read_rows import read_rows
 from app.learning.tables.describe_column import describe
 from app.learning.tables.incoming_table import MemoryBudget, TableLimits
 from app.learning.tables.read_raw_file import read_raw_file
@@ -269,7 +269,7 @@ def test_what_is_to_be_predicted_becomes_arrays_of_numbers_and_lists_of_what_cou
     )
     path.write_bytes(write(frame, form))
 
-    found = decode("frame", to_frame(path, form, BOUNDS), [], 0)
+    found = read_rows("frame", to_frame(path, form, BOUNDS), [], 0)
 
     arrays = {name: cells for name, cells in found.columns.items() if isinstance(cells, np.ndarray)}
     assert {"number": "<f8", "narrow": "<f8", "count": "<u8"} == {name: x.dtype.str for name, x in arrays.items()}
@@ -290,7 +290,7 @@ def test_a_file_without_rows_is_nothing_to_predict(path: Path, form: str) -> Non
     path.write_bytes(write(pl.DataFrame({"a": pl.Series([], dtype=pl.Float64)}), form))
 
     with pytest.raises(Invalid, match="at least one"):
-        decode("frame", to_frame(path, form, BOUNDS), [], 0)
+        read_rows("frame", to_frame(path, form, BOUNDS), [], 0)
 
 
 def test_integers_that_json_cannot_carry_are_refused(tmp_path: Path) -> None:
