@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from app.api.auth import is_public, needed
 from app.api.schemas import AliasIn, DatasetOut, DatasetPatch, JobOut, KeyIn, ModelOut, PredictionOut
-from app.http.problems import MEDIA_TYPE
+from app.http.media_types import PROBLEM
 from app.http.protocol_errors import is_plain
 from app.learning.spec import TrainSpec
 
@@ -53,7 +53,7 @@ def documented(*statuses: int, ok: dict[str, Any] | None = None, is_public: bool
     Every route may answer 403 and 503, and 401 where it is not public; none answers 500 by contract.
     """
     answers: Answers = {} if ok is None else {200: ok}
-    return answers | _errors({*statuses, 403, 503} | (set() if is_public else {401}), MEDIA_TYPE, Problem)
+    return answers | _errors({*statuses, 403, 503} | (set() if is_public else {401}), PROBLEM, Problem)
 
 
 def documented_plainly(*statuses: int) -> Answers:
@@ -67,7 +67,7 @@ def _errors(statuses: Iterable[int], media_type: str, body: type[BaseModel]) -> 
 
 
 #: an answer of every native route that writes: changes need space on the disk, and so do bodies
-_DISK_FULL = {str(status): answer for status, answer in _errors([507], MEDIA_TYPE, Problem).items()}
+_DISK_FULL = {str(status): answer for status, answer in _errors([507], PROBLEM, Problem).items()}
 #: bodies that routes read themselves, so that FastAPI does not describe them
 _READ_BY_ROUTES: tuple[type[BaseModel], ...] = (TrainSpec, AliasIn, DatasetPatch, KeyIn, Problem, PlainError)
 #: bodies whose examples hold null, which FastAPI leaves out

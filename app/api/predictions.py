@@ -17,7 +17,8 @@ from app.api.openapi import documented
 from app.api.request_body import MULTIPART, media_type, read_body, staging
 from app.api.schemas import Evaluation, PredictionOut, SliceFigures
 from app.errors import Invalid, TooLarge, UnsupportedMedia
-from app.http.answers import ARROW, NPZ, WRITERS
+from app.http.answers import WRITERS
+from app.http.media_types import ARROW_STREAM, NPZ
 from app.learning.requests.read_rows import read_rows
 from app.learning.tables.table_file import load_table
 from app.metrics.version_usage import Stopwatch
@@ -55,7 +56,7 @@ PREDICT_BODY: dict[str, Any] = {
                 NPZ,
                 "application/octet-stream",
                 "application/vnd.apache.parquet",
-                ARROW,
+                ARROW_STREAM,
                 "application/vnd.apache.arrow.file",
             )
         },
@@ -71,7 +72,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 PREDICTIONS: dict[str, Any] = {
     "model": PredictionOut,
     "description": "Predictions, one for each row, in the form that `Accept` wants.",
-    "content": {"text/csv": {"schema": {"type": "string"}}, NPZ: _BINARY, ARROW: _BINARY},
+    "content": {"text/csv": {"schema": {"type": "string"}}, NPZ: _BINARY, ARROW_STREAM: _BINARY},
 }
 EVALUATE_BODY: dict[str, Any] = {
     "required": True,
@@ -138,7 +139,7 @@ async def predict(
             body, form = await _transcode(services, form, body), "frame"
         ask = _Ask(Ref.parse(ref), form, body, on_error == "null", answer_form, top_k)
         found, answer = await lane.run(partial(_predict, services, ask, Stopwatch()))
-        if answer_form == ARROW:
+        if answer_form == ARROW_STREAM:
             answer = await _to_arrow(services, answer)
     headers = {"X-Model": f"{found.loaded.version.model}@{found.loaded.version.version}"}
     if answer_form != "application/json":

@@ -19,6 +19,7 @@ from app.fast_path.encode import Encoded
 from app.fast_path.open_inference import read_matrix
 from app.fast_path.parse import Matrix, MatrixReader
 from app.fast_path.version import FastVersion
+from app.http import media_types
 from app.http.answers import to_json
 from app.http.protocol_errors import OPEN_INFERENCE, TENSORFLOW_SERVING
 from app.learning.requests.json_with_nan import parse_json_with_nan
@@ -33,14 +34,14 @@ from app.serving.predictor import LoadedVersion
 
 #: media types, as they come, and how such a body is read
 FORMS = {
-    b"application/json": "json",
-    b"application/json; charset=utf-8": "json",
-    b"application/octet-stream": "float32",
-    b"application/x-npy": "npy",
+    media_types.JSON.encode(): "json",
+    f"{media_types.JSON}; charset=utf-8".encode(): "json",
+    media_types.BINARY.encode(): "float32",
+    media_types.NPY.encode(): "npy",
 }
 #: bytes of JSON that is no matrix of numbers, up to which it is read on the event loop: a millisecond at most
 LOOP_ROWS_BYTES = 8 * 1024
-JSON, BINARY = b"application/json", b"application/octet-stream"
+JSON, BINARY = media_types.JSON.encode(), media_types.BINARY.encode()
 _ACCEPTED = frozenset({b"*/*", JSON})
 _JSON_LENGTH = b"inference-header-content-length"
 

@@ -11,11 +11,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from app.http.media_types import ARROW_STREAM, CSV, JSON, NPZ
 from app.learning.tables.label import Label, label_key
 from app.serving.predictor import Prediction, shown_notes
 
-ARROW = "application/vnd.apache.arrow.stream"
-NPZ = "application/x-npz"
 #: what a spreadsheet would take for the start of a formula (OWASP ASVS 5.0, 1.2.10)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
 
@@ -130,8 +129,8 @@ def to_columns(found: Prediction, top_k: int | None) -> bytes:
 
 
 WRITERS: dict[str, Callable[[Prediction, int | None], bytes]] = {
-    "application/json": to_json,
-    "text/csv": to_csv,
+    JSON: to_json,
+    CSV: to_csv,
     NPZ: to_npz,
-    ARROW: to_columns,
+    ARROW_STREAM: to_columns,
 }

@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from app import errors
 from app.errors import FAULT_LIMIT, Fault, FitserveError
+from app.http.media_types import PROBLEM
 from app.http.protocol_errors import is_plain, plain_error
 
-MEDIA_TYPE = "application/problem+json"
 MAX_BYTES = 4096
 #: as JSON a character takes up to six bytes
 DETAIL_CHARACTERS = 500
@@ -76,7 +76,7 @@ def problem(
     }
     while len(body := orjson.dumps(document)) > MAX_BYTES and listed:
         listed.pop()
-    return Response(body, status, extra, MEDIA_TYPE)
+    return Response(body, status, extra, PROBLEM)
 
 
 def _short(part: str | int) -> str | int:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
+from app.http.media_types import JSON
+
 #: where TensorFlow Serving's REST API and the Open Inference Protocol live
 TENSORFLOW_SERVING, OPEN_INFERENCE = "/v1", "/v2"
 #: these protocols know no other status for what is wrong in a request
@@ -22,7 +24,7 @@ def is_plain(path: str) -> bool:
 def plain_error(status: int, detail: str, headers: Mapping[str, str]) -> Response:
     """Make an error answer, of at most 4 KB: as JSON a character takes up to six bytes."""
     body = orjson.dumps({"error": detail[:_CHARACTERS]})
-    return Response(body, _STATUSES.get(status, status), headers, "application/json")
+    return Response(body, _STATUSES.get(status, status), headers, JSON)
 
 
 def nowhere(method: str, path: str) -> tuple[int, str]:
