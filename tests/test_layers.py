@@ -55,6 +55,32 @@ INSIDE_LEARNING: dict[str, set[str]] = {
     "spec": set(),
     "evaluation": set(),
 }
+_ROUTES = {
+    *("datasets", "models", "training", "jobs", "predictions", "evaluations", "keys", "operations", "docs"),
+    "protocols",
+}
+_OF_SEVERAL_ROUTES = {"uploads", "run_prediction", "event_stream", "version_openapi"}
+_OF_ALL_ROUTES = {"deps", "auth", "openapi", "error_handlers", "spool", "multipart", "request_body"}
+#: the rooms inside `api`, likewise; no module of routes imports another one
+INSIDE_API: dict[str, set[str]] = {
+    "app": _ROUTES | {"auth", "error_handlers", "openapi"},
+    **dict.fromkeys(_ROUTES, _OF_SEVERAL_ROUTES | _OF_ALL_ROUTES | {"schemas", "examples"}),
+    "uploads": {"multipart", "request_body", "spool"},
+    "run_prediction": {"request_body"},
+    "event_stream": {"deps"},
+    "version_openapi": set(),
+    "openapi": {"auth", "schemas", "examples"},
+    "auth": {"deps"},
+    "deps": {"error_handlers", "request_body"},
+    "error_handlers": set(),
+    "spool": {"multipart", "request_body"},
+    "multipart": set(),
+    "request_body": {"content_encoding"},
+    "content_encoding": set(),
+    "schemas": {"examples"},
+    "examples": set(),
+}
+INSIDE = {"learning": INSIDE_LEARNING, "api": INSIDE_API}
 #: the only modules, or rooms, that import each library
 ADDRESSES: dict[str, tuple[str, ...]] = {
     "keras": (
@@ -118,6 +144,10 @@ def rooms_of(modules: Iterable[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
+def inner_rooms(outer: str, modules: Iterable[str]) -> set[str]:
+    return rooms_of(name.removeprefix(f"{outer}.") for name in modules if name.startswith(f"{outer}."))
+
+
 @pytest.mark.parametrize("module", list(MODULES))
 def test_a_module_imports_only_rooms_that_the_table_allows(module: str) -> None:
     room = module.partition(".")[0]
@@ -125,19 +155,17 @@ def test_a_module_imports_only_rooms_that_the_table_allows(module: str) -> None:
     assert rooms_of(own_imports(module)) - {room} <= MAY_IMPORT[room]
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("learning.")])
-def test_a_module_of_learning_imports_only_rooms_that_the_table_allows(module: str) -> None:
-    room, *_ = module.removeprefix("learning.").split(".")
-    others = {name.removeprefix("learning.") for name in own_imports(module) if name.startswith("learning.")}
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(tuple(f"{room}." for room in INSIDE))])
+def test_a_module_imports_only_inner_rooms_that_the_table_allows(module: str) -> None:
+    outer, room, *_ = module.split(".")
 
-    assert rooms_of(others) - {room} <= INSIDE_LEARNING[room]
+    assert inner_rooms(outer, own_imports(module)) - {room} <= INSIDE[outer][room]
 
 
 def test_the_tables_name_every_room_and_no_other() -> None:
-    inside = {name.removeprefix("learning.") for name in MODULES if name.startswith("learning.")}
-
     assert rooms_of(MODULES) == set(MAY_IMPORT)
-    assert rooms_of(inside) == set(INSIDE_LEARNING)
+    for outer, inside in INSIDE.items():
+        assert inner_rooms(outer, MODULES) == set(inside)
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

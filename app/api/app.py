@@ -10,7 +10,19 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from app import __version__
-from app.api import datasets, docs, error_handlers, jobs, keys, models, openapi, operations, predictions
+from app.api import (
+    datasets,
+    docs,
+    error_handlers,
+    evaluations,
+    jobs,
+    keys,
+    models,
+    openapi,
+    operations,
+    predictions,
+    training,
+)
 from app.api.auth import PUBLIC, authorize
 from app.api.protocols import model_repository, open_inference, tensorflow_serving
 from app.http.gate import LOOPBACK_HOSTS, RequestGate
@@ -62,8 +74,8 @@ def create_app(services: Services, lifespan: Lifespan | None = None, tally: Tall
     app.state.services = services
     # the address of all statistics is that of a model, too
     protocols = (tensorflow_serving, model_repository, open_inference)
-    for rooms in (datasets, models, jobs, predictions, *protocols, keys, operations, docs):
-        app.include_router(rooms.router)
+    for module in (datasets, models, training, jobs, predictions, evaluations, *protocols, keys, operations, docs):
+        app.include_router(module.router)
     error_handlers.install(app)
     document = cache(partial(openapi.document, app))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Query, Request
 from fastapi import Path as PathParameter
@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from app.api.error_handlers import invalid
 from app.api.request_body import media_type, read_body
 from app.errors import NotAcceptable, UnsupportedMedia
-from app.names import MODEL, REF
+from app.http.media_types import JSON
+from app.names import ALIAS, MODEL, REF
 from app.wiring import Services
 
 #: largest body of a request that carries no data
@@ -31,6 +32,7 @@ ModelRef = Annotated[
         examples=["penguins"],
     ),
 ]
+Alias = Annotated[str, PathParameter(pattern=f"^{ALIAS}$", description="An alias.", examples=["default"])]
 Number = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="A version's number.", examples=[1])]
 
 
@@ -47,7 +49,7 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 
 def require_json(request: Request) -> None:
     """Refuse a body that does not say it is JSON: a page elsewhere cannot send that header unasked."""
-    if media_type(request) != "application/json":
+    if media_type(request) != JSON:
         raise UnsupportedMedia(f"Expected Content-Type application/json, got {media_type(request)[:80] or 'none'!r}.")
 
 
@@ -92,9 +94,3 @@ def json_body(model: type[_Model]) -> Callable[[Request], Awaitable[_Model]]:
             raise invalid(error) from error
 
     return read
-
-
-def json_request(model: type[BaseModel]) -> dict[str, Any]:
-    """Describe such a body for the OpenAPI page."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 from fastapi import Path as PathParameter
 
-from app.api.deps import After, Limit, ServicesDep, json_body, json_request
-from app.api.openapi import documented
-from app.api.schemas import KeyIn, KeyMade, KeyPage
+from app.api.deps import After, Limit, ServicesDep, json_body
+from app.api.openapi import documented, takes_json
+from app.api.schemas.keys import KeyIn, KeyMade, KeyOut, KeyPage
 from app.errors import Invalid
 from app.names import id_of
 
@@ -23,27 +23,26 @@ Id = Annotated[
 ]
 
 
-@router.get("", response_model=KeyPage, summary="List keys", responses=documented(422))
-def list_keys(services: ServicesDep, limit: Limit = 50, after: After = None) -> Any:
+@router.get("", summary="List keys", responses=documented(422))
+def list_keys(services: ServicesDep, limit: Limit = 50, after: After = None) -> KeyPage:
     """Give the stored keys, newest first, without the keys themselves; the configured admin key is not among them."""
-    found, following = services.keys.list(limit, after)
-    return {"items": found, "next": following}
+    keys, following = services.keys.list(limit, after)
+    return KeyPage(items=[KeyOut.model_validate(key) for key in keys], next=following)
 
 
 @router.post(
     "",
     status_code=201,
-    response_model=KeyMade,
     summary="Make a key",
     responses=documented(400, 408, 413, 415, 422, 507),
-    openapi_extra=json_request(KeyIn),
+    openapi_extra=takes_json(KeyIn),
 )
-def add_key(body: Annotated[KeyIn, Depends(json_body(KeyIn))], services: ServicesDep) -> Any:
+def add_key(body: Annotated[KeyIn, Depends(json_body(KeyIn))], services: ServicesDep) -> KeyMade:
     """Make a key with these scopes; `admin` may do everything. The answer shows the key this once."""
     if body.name is not None and not body.name.isprintable():
         raise Invalid.at(("name",), "Expected a name of printable characters.")
-    made, secret = services.keys.add(body.name, body.scopes)
-    return {"id": made.id, "name": made.name, "scopes": made.scopes, "created_at": made.created_at, "key": secret}
+    key, secret = services.keys.add(body.name, body.scopes)
+    return KeyMade(id=key.id, name=key.name, scopes=list(key.scopes), created_at=key.created_at, key=secret)
 
 
 @router.delete(

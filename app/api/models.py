@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
-from fastapi import Path as PathParameter
 
-from app.api.deps import After, Limit, ModelName, Number, ServicesDep, json_body, json_request
-from app.api.openapi import documented
-from app.api.request_body import staging
-from app.api.schemas import AliasHistory, AliasIn, ModelOut, ModelPage, VersionOut
-from app.api.version_openapi import describe
+from app.api.deps import After, Alias, Limit, ModelName, Number, ServicesDep, json_body
+from app.api.examples.media import BYTES, media
+from app.api.openapi import UNCHECKED, documented, takes_json
+from app.api.schemas.models import AliasHistory, AliasIn, AliasMove, ModelOut, ModelPage, VersionOut
+from app.api.spool import staging
+from app.api.version_openapi import Document, describe
 from app.errors import Conflict, Corrupt
-from app.names import ALIAS
 from app.records.registry import Ref
 from app.serving.export import Form, export_version
 
 router = APIRouter(prefix="/api/v1/models", tags=["Models"])
 
-Alias = Annotated[str, PathParameter(pattern=f"^{ALIAS}$", description="An alias.", examples=["default"])]
 
-
-@router.get("", response_model=ModelPage, summary="List models", responses=documented(422))
-def list_models(services: ServicesDep, limit: Limit = 50, after: After = None) -> Any:
+@router.get("", summary="List models", responses=documented(422))
+def list_models(services: ServicesDep, limit: Limit = 50, after: After = None) -> ModelPage:
     """Give the models by name."""
-    found, following = services.rooms.registry.list(limit, after)
-    return {"items": [ModelOut.of(model) for model in found], "next": following}
+    models, following = services.rooms.registry.list(limit, after)
+    return ModelPage(items=[ModelOut.of(model) for model in models], next=following)
 
 
-@router.get("/{name}", response_model=ModelOut, summary="Get a model", responses=documented(404, 422))
-def get_model(name: ModelName, services: ServicesDep) -> Any:
+@router.get("/{name}", summary="Get a model", responses=documented(404, 422))
+def get_model(name: ModelName, services: ServicesDep) -> ModelOut:
     """Give a model with its versions, newest first, and its aliases."""
     return ModelOut.of(services.rooms.registry.get(name))
 
@@ -44,8 +41,8 @@ def delete_model(name: ModelName, services: ServicesDep) -> None:
     services.version_cache.forget(services.rooms.registry.delete(name))
 
 
-@router.get("/{name}/versions/{n}", response_model=VersionOut, summary="Get a version", responses=documented(404, 422))
-def get_version(name: ModelName, n: Number, services: ServicesDep) -> Any:
+@router.get("/{name}/versions/{n}", summary="Get a version", responses=documented(404, 422))
+def get_version(name: ModelName, n: Number, services: ServicesDep) -> VersionOut:
     """Give a version: its inputs, classes, specification, figures and history. It never changes.
 
     Its status is `failed_load` where its stored files were found to be damaged.
@@ -75,9 +72,7 @@ def delete_version(
     "/{name}/versions/{n}/export",
     response_class=Response,
     summary="Export a version",
-    responses=documented(
-        *(404, 422, 507), ok={"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
-    ),
+    responses=documented(*(404, 422, 507), ok={"content": {"application/zip": media(BYTES)}}),
 )
 async def get_export(
     name: ModelName,
@@ -100,14 +95,13 @@ async def get_export(
 
 @router.put(
     "/{name}/aliases/{alias}",
-    response_model=ModelOut,
     summary="Point an alias at a version",
     responses=documented(400, 404, 408, 409, 413, 415, 422),
-    openapi_extra=json_request(AliasIn),
+    openapi_extra=takes_json(AliasIn),
 )
 def put_alias(
     name: ModelName, alias: Alias, body: Annotated[AliasIn, Depends(json_body(AliasIn))], services: ServicesDep
-) -> Any:
+) -> ModelOut:
     """Move an alias; `default` is what the bare name means. The version is loaded first; one that cannot be is 409."""
     try:
         services.version_cache.get(Ref(name, body.version, ""))
@@ -130,7 +124,6 @@ def delete_alias(name: ModelName, alias: Alias, services: ServicesDep) -> None:
 
 @router.get(
     "/{name}/aliases/{alias}/history",
-    response_model=AliasHistory,
     summary="Get an alias's history",
     responses=documented(404, 422),
 )
@@ -140,20 +133,19 @@ def get_alias_history(
     services: ServicesDep,
     limit: Limit = 50,
     after: Annotated[int | None, Query(ge=1, le=2**53, description="The `next` of the page before.")] = None,
-) -> Any:
+) -> AliasHistory:
     """Give every move of an alias, newest first: to which version, when, and why."""
     moves, following = services.rooms.registry.history(name, alias, limit, after)
-    items = [{"version": move.version, "reason": move.reason, "at": move.at} for move in moves]
-    return {"items": items, "next": None if following is None else str(following)}
+    items = [AliasMove(version=move.version, reason=move.reason, at=move.at) for move in moves]
+    return AliasHistory(items=items, next=None if following is None else str(following))
 
 
 @router.post(
     "/{name}/aliases/{alias}/rollback",
-    response_model=ModelOut,
     summary="Roll an alias back",
     responses=documented(404, 409, 422),
 )
-def rollback_alias(name: ModelName, alias: Alias, services: ServicesDep) -> Any:
+def rollback_alias(name: ModelName, alias: Alias, services: ServicesDep) -> ModelOut:
     """Point an alias back at the version before; deleted and damaged ones are passed over. Twice goes back twice."""
     damaged: set[int] = set()
     while True:
@@ -168,9 +160,10 @@ def rollback_alias(name: ModelName, alias: Alias, services: ServicesDep) -> Any:
 
 @router.get(
     "/{name}/versions/{n}/openapi.json",
+    response_model=UNCHECKED,
     summary="Get a version's own OpenAPI document",
     responses=documented(404, 422),
 )
-def get_version_document(name: ModelName, n: Number, services: ServicesDep) -> dict[str, Any]:
+def get_version_document(name: ModelName, n: Number, services: ServicesDep) -> Document:
     """Give an OpenAPI document with this version's real columns, categories, classes, and an example that works."""
     return describe(services.rooms.registry.get_version(name, n))

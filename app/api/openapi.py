@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypedDict
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -12,56 +12,58 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
 from app.api.auth import is_public, needed
-from app.api.schemas import AliasIn, DatasetOut, DatasetPatch, JobOut, KeyIn, ModelOut, PredictionOut
-from app.http.media_types import PROBLEM
+from app.api.examples.media import Media, RequestBody, media
+from app.api.schemas.datasets import DatasetOut, DatasetPatch
+from app.api.schemas.errors import PlainError, Problem
+from app.api.schemas.jobs import JobOut
+from app.api.schemas.keys import KeyIn
+from app.api.schemas.models import AliasIn, ModelOut
+from app.api.schemas.predictions import PredictionOut
+from app.http.media_types import JSON, PROBLEM
 from app.http.protocol_errors import is_plain
 from app.learning.spec import TrainSpec
 
-
-class ProblemFault(BaseModel):
-    """One thing that is wrong, and where."""
-
-    loc: list[str | int]
-    message: str
-    code: str
+#: FastAPI's type of `responses`
+Responses = dict[int | str, dict[str, Any]]
+#: `response_model` of a JSON object that FastAPI is to write as it is; the route's own type says what is in it
+UNCHECKED: Any = dict[str, Any]
 
 
-class Problem(BaseModel):
-    """RFC 9457 problem details."""
+class Success(TypedDict, total=False):
+    """What the OpenAPI page says about an answer of 200 or 202, beside what FastAPI finds out by itself."""
 
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-    request_id: str
-    errors: list[ProblemFault]
+    model: type[BaseModel]
+    description: str
+    content: Mapping[str, Media]
 
 
-class PlainError(BaseModel):
-    """What went wrong, in words."""
-
-    error: str
-
-
-Answers = dict[int | str, dict[str, Any]]
-
-
-def documented(*statuses: int, ok: dict[str, Any] | None = None, is_public: bool = False) -> Answers:
+def documented(*statuses: int, ok: Success | None = None, is_public: bool = False) -> Responses:
     """Describe the answers of a route for its OpenAPI page: its errors, and 200 where it needs more words.
 
     Every route may answer 403 and 503, and 401 where it is not public; none answers 500 by contract.
     """
-    answers: Answers = {} if ok is None else {200: ok}
-    return answers | _errors({*statuses, 403, 503} | (set() if is_public else {401}), PROBLEM, Problem)
+    responses: Responses = {} if ok is None else {200: {**ok}}
+    return responses | _errors({*statuses, 403, 503} | (set() if is_public else {401}), PROBLEM, Problem)
 
 
-def documented_plainly(*statuses: int) -> Answers:
-    """Describe the errors of another protocol's route for its OpenAPI page; every one may answer 401, 403 and 503."""
-    return _errors({*statuses, 401, 403, 503}, "application/json", PlainError)
+def documented_plainly(*statuses: int, ok: Success | None = None) -> Responses:
+    """Describe the answers of another protocol's route for its OpenAPI page; every one may answer 401, 403 and 503."""
+    responses = _errors({*statuses, 401, 403, 503}, JSON, PlainError)
+    return responses if ok is None else responses | {200: {**ok}}
 
 
-def _errors(statuses: Iterable[int], media_type: str, body: type[BaseModel]) -> Answers:
+def takes(body: RequestBody) -> dict[str, Any]:
+    """Describe the bodies of a route that reads its body itself, for `openapi_extra`."""
+    return {"requestBody": body}
+
+
+def takes_json(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a JSON body of a route that reads its body itself, for `openapi_extra`."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return takes({"required": True, "content": {JSON: media(schema)}})
+
+
+def _errors(statuses: Iterable[int], media_type: str, body: type[BaseModel]) -> Responses:
     content = {media_type: {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from app import __version__
 from app.api.auth import PUBLIC
 from app.api.deps import ServicesDep
+from app.api.examples.media import TEXT, media
 from app.api.openapi import documented
 from app.errors import NotReady, Unavailable
 from app.metrics.request_durations import Tally, TallyReader
@@ -59,7 +60,7 @@ def _checks(services: Services) -> dict[str, str]:
     "/metrics",
     response_class=Response,
     summary="Prometheus metrics",
-    responses=documented(ok={"content": {"text/plain": {"schema": {"type": "string"}}}}),
+    responses=documented(ok={"content": {"text/plain": media(TEXT)}}),
 )
 async def get_metrics(services: ServicesDep) -> Response:
     """Give every metric in Prometheus's text format; where several processes serve, of all of them."""

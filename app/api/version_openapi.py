@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from app import __version__
+from app.http.media_types import JSON
 from app.records.registry import Version
 
+#: a document, or a part of it
+Document = dict[str, object]
 
-def describe(version: Version) -> dict[str, Any]:
+
+def describe(version: Version) -> Document:
     """Describe how to ask this version, as OpenAPI 3.1; the example is made up of what training saw, and is no row of it."""
     ref = f"{version.model}@{version.version}"
     return {
@@ -28,27 +33,27 @@ def describe(version: Version) -> dict[str, Any]:
     }
 
 
-def _predict(version: Version) -> dict[str, Any]:
+def _predict(version: Version) -> Document:
     records = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Row"}}
-    body: dict[str, Any] = {
+    body: Document = {
         "schema": {"type": "object", "required": ["records"], "properties": {"records": records}},
         "example": {"records": [{each["name"]: _value(each) for each in version.document["inputs"]}]},
     }
     return {
         "operationId": "predict",
         "summary": f"Predict {version.document['spec']['target']}",
-        "requestBody": {"required": True, "content": {"application/json": body}},
+        "requestBody": {"required": True, "content": {JSON: body}},
         "responses": {
             "200": {
                 "description": "One prediction for each record.",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Prediction"}}},
+                "content": {JSON: {"schema": {"$ref": "#/components/schemas/Prediction"}}},
             },
             "422": {"description": "A value is of the wrong type; the answer names row and column."},
         },
     }
 
 
-def _schemas(version: Version) -> dict[str, Any]:
+def _schemas(version: Version) -> Document:
     classes = list(version.document["classes"])
     probabilities = {
         "type": "array",
@@ -84,7 +89,7 @@ def _text(version: Version) -> str:
     return f"Made {version.created_at} by job {version.job_id}; it never changes.{figure} Served by fitserve {__version__}."
 
 
-def _cell(each: dict[str, Any]) -> dict[str, Any]:
+def _cell(each: Mapping[str, Any]) -> Document:
     """Describe what a column takes; a category that is not listed is answered too, with a warning."""
     missing = [{"type": "null"}] if each["missing"] == "impute" else []
     if each["kind"] == "categorical":
@@ -98,7 +103,7 @@ def _cell(each: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _value(each: dict[str, Any]) -> Any:
+def _value(each: Mapping[str, Any]) -> Any:
     if each["kind"] == "categorical":
         return next(iter(each["categories"]), None)
     return True if each["kind"] == "boolean" else each["min"] / 2 + each["max"] / 2

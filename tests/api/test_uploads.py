@@ -16,7 +16,7 @@ import pytest
 from backports import zstd
 from fastapi import Request
 
-from app.api.request_body import spool
+from app.api.spool import spool
 from app.client import Job
 from app.errors import TooLarge
 from tests.service import Service

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 
 from app.api.deps import SMALL_BODY, ModelName, ServicesDep
-from app.api.openapi import documented_plainly
+from app.api.examples.media import OBJECT, json_body
+from app.api.openapi import documented_plainly, takes
 from app.api.protocols.open_inference import DATATYPES, WAYS
 from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
 from app.api.request_body import read_body
@@ -30,11 +31,6 @@ _ASKED = (400, 408, 413, 415)
 _TYPES = {"FP64": "TYPE_FP64", "BOOL": "TYPE_BOOL", "BYTES": "TYPE_STRING"}
 
 
-def _takes(example: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"type": "object"}, "examples": {"one": {"value": example}}}}
-    return {"requestBody": {"required": False, "content": content}}
-
-
 async def _small(request: Request) -> dict[str, Any]:
     """Read an object that may be absent."""
     body = await read_body(request, SMALL_BODY)
@@ -48,7 +44,7 @@ Small = Annotated[dict[str, Any], Depends(_small)]
     "/repository/index",
     summary="List versions and their states",
     responses=documented_plainly(*_ASKED),
-    openapi_extra=_takes({"ready": True}),
+    openapi_extra=takes(json_body(OBJECT, required=False, one={"ready": True})),
 )
 def list_repository(services: ServicesDep, asked: Small) -> list[dict[str, str]]:
     """Give every version: READY, as it is loaded when it is first asked, or UNAVAILABLE where its files are damaged.
@@ -73,7 +69,7 @@ def list_repository(services: ServicesDep, asked: Small) -> list[dict[str, str]]
     "/repository/models/{name}/load",
     summary="Load a model",
     responses=documented_plainly(404, *_ASKED),
-    openapi_extra=_takes({}),
+    openapi_extra=takes(json_body(OBJECT, required=False, one={})),
 )
 def load_model(name: ModelName, services: ServicesDep, asked: Small) -> dict[str, Any]:
     """Load a model's default version into memory and check it, so that the first request need not wait.

@@ -5,16 +5,20 @@ Source: Open Inference Protocol, inference_rest.md; Triton's http_server.cc; KSe
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from app import __version__
 from app.api.deps import ServicesDep
-from app.api.openapi import documented_plainly
-from app.api.protocols.predict import Turn, answer
+from app.api.examples.media import BYTES, OBJECT, media
+from app.api.examples.predictions import INFER
+from app.api.openapi import documented_plainly, takes
 from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
+from app.api.run_prediction import TimedVersion, admitted
 from app.errors import Invalid, NotReady
+from app.http.media_types import BINARY, JSON
 from app.http.protocol_errors import OPEN_INFERENCE
 from app.learning.requests.open_inference import LABEL, PROBABILITIES, read_infer_request
 from app.learning.requests.open_inference_response import InferResponse, write_infer_response
@@ -27,33 +31,6 @@ EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "mo
 #: by the kind of a column; numbers of any datatype are taken
 DATATYPES = {"numeric": "FP64", "boolean": "BOOL", "categorical": "BYTES"}
 _JSON_LENGTH = "Inference-Header-Content-Length"
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_INFER_BODY: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {"type": "object"},
-            "examples": {
-                "columns": {
-                    "value": {
-                        "inputs": [
-                            {"name": "length", "datatype": "FP64", "shape": [2], "data": [181, 217]},
-                            {"name": "weight", "datatype": "FP64", "shape": [2], "data": [3750, None]},
-                        ]
-                    }
-                },
-                "matrix": {
-                    "value": {
-                        "id": "1",
-                        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [[181, 3750]]}],
-                        "outputs": [{"name": "probabilities", "parameters": {"classification": 1}}],
-                    }
-                },
-            },
-        },
-        "application/octet-stream": _BINARY,
-    },
-}
 
 
 @router.get("", summary="Get the server's metadata", responses=documented_plainly())
@@ -118,14 +95,14 @@ def get_served_ready(request: Request, services: ServicesDep) -> dict[str, Any]:
     WAYS,
     response_class=Response,
     summary="Infer",
-    responses=documented_plainly(400, 404, 408, 413, 415)
-    | {
-        200: {
+    responses=documented_plainly(
+        *(400, 404, 408, 413, 415),
+        ok={
             "description": "The label and the probabilities of each row, or the outputs that were asked for.",
-            "content": {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": _BINARY},
-        }
-    },
-    openapi_extra={"requestBody": _INFER_BODY},
+            "content": {JSON: media(OBJECT), BINARY: media(BYTES)},
+        },
+    ),
+    openapi_extra=takes(INFER),
 )
 async def infer(request: Request, services: ServicesDep) -> Response:
     """Classify rows: a tensor of shape [rows] or [rows, 1] for each column, or one of [rows, columns] of any other name.
@@ -137,22 +114,19 @@ async def infer(request: Request, services: ServicesDep) -> Response:
     if given_length is not None and not (given_length.isascii() and given_length.isdigit() and len(given_length) < 16):
         raise Invalid.at((_JSON_LENGTH,), f"Expected {_JSON_LENGTH} to be a number of bytes.")
     json_bytes = None if given_length is None else int(given_length)
-
-    def work(turn: Turn, body: bytes) -> tuple[bytes, int | None]:
-        return _infer(turn, body, json_bytes)
-
-    body, length = await answer(request, services, work)
+    async with admitted(request, services) as prediction:
+        body, length = await prediction.answer(named(request), partial(_infer, prediction.body, json_bytes))
     if length is None:
-        return Response(body, media_type="application/json")
-    return Response(body, headers={_JSON_LENGTH: str(length)}, media_type="application/octet-stream")
+        return Response(body, media_type=JSON)
+    return Response(body, headers={_JSON_LENGTH: str(length)}, media_type=BINARY)
 
 
-def _infer(turn: Turn, body: bytes, json_bytes: int | None) -> tuple[bytes, int | None]:
-    asked = read_infer_request(body, json_bytes, turn.columns)
-    found = turn.compute(asked.rows)
-    classes = [label_text(label) for label in found.classes]
-    labels = [classes[i] for i in found.probabilities.argmax(axis=1).tolist()]
-    version = turn.loaded.version
+def _infer(body: bytes, json_bytes: int | None, timed: TimedVersion) -> tuple[bytes, int | None]:
+    ask = read_infer_request(body, json_bytes, timed.columns)
+    prediction = timed.predict_known(ask.rows)
+    classes = [label_text(label) for label in prediction.classes]
+    labels = [classes[i] for i in prediction.probabilities.argmax(axis=1).tolist()]
+    version = timed.loaded.version
     head = {"model_name": version.model, "model_version": str(version.version)}
-    head |= {} if asked.id is None else {"id": asked.id}
-    return write_infer_response(InferResponse(labels, found.probabilities, classes), asked.outputs, head)
+    head |= {} if ask.id is None else {"id": ask.id}
+    return write_infer_response(InferResponse(labels, prediction.probabilities, classes), ask.outputs, head)

@@ -5,17 +5,20 @@ Source: TensorFlow Serving, g3doc/api_rest.md and model_servers/http_rest_api_ut
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ServicesDep
-from app.api.openapi import documented_plainly
-from app.api.protocols.predict import Turn, answer
+from app.api.examples.media import OBJECT, json_body, media
+from app.api.openapi import Success, documented_plainly, takes
 from app.api.protocols.version_paths import LABEL, MODEL, NUMBER, each_way, every_model, named
+from app.api.run_prediction import TimedVersion, admitted
 from app.errors import Invalid
+from app.http.media_types import JSON
 from app.http.protocol_errors import TENSORFLOW_SERVING
 from app.learning.requests.json_with_nan import parse_json_with_nan
 from app.learning.requests.tensorflow_serving import SIGNATURE, read_classify_request, read_predict_request
@@ -31,15 +34,9 @@ _TYPES = {"numeric": "DT_DOUBLE", "boolean": "DT_BOOL", "categorical": "DT_STRIN
 _ASKED = (400, 404, 408, 413, 415)
 
 
-def _takes(**examples: Any) -> dict[str, Any]:
-    shown = {name: {"value": value} for name, value in examples.items()}
-    content = {"application/json": {"schema": {"type": "object"}, "examples": shown}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _gives(*keys: str) -> dict[int | str, dict[str, Any]]:
+def _lists(*keys: str) -> Success:
     schema = {"type": "object", "properties": {key: {"type": "array"} for key in keys}}
-    return {200: {"description": "An answer for each row.", "content": {"application/json": {"schema": schema}}}}
+    return {"description": "An answer for each row.", "content": {JSON: media(schema)}}
 
 
 @each_way(
@@ -49,11 +46,14 @@ def _gives(*keys: str) -> dict[int | str, dict[str, Any]]:
     WAYS,
     response_class=Response,
     summary="Predict",
-    responses=documented_plainly(*_ASKED) | _gives("predictions", "outputs"),
-    openapi_extra=_takes(
-        rows={"instances": [[181, 3750], [217, None]]},
-        records={"instances": [{"length": 181, "weight": 3750}]},
-        columns={"inputs": {"length": [181, 217], "weight": [3750, 5200]}},
+    responses=documented_plainly(*_ASKED, ok=_lists("predictions", "outputs")),
+    openapi_extra=takes(
+        json_body(
+            OBJECT,
+            rows={"instances": [[181, 3750], [217, None]]},
+            records={"instances": [{"length": 181, "weight": 3750}]},
+            columns={"inputs": {"length": [181, 217], "weight": [3750, 5200]}},
+        )
     ),
 )
 async def predict_instances(request: Request, services: ServicesDep) -> Response:
@@ -62,12 +62,12 @@ async def predict_instances(request: Request, services: ServicesDep) -> Response
     A row is a list in the order of the model's columns, an object, or for a model of one column a value. `null` and NaN are
     missing. The Content-Type is not looked at.
     """
-    return _json(await answer(request, services, _predict))
+    return await _answer(request, services, _predict)
 
 
-def _predict(turn: Turn, body: bytes) -> bytes:
-    rows, key = read_predict_request(parse_json_with_nan(body), turn.columns)
-    return _dump({key: turn.compute(rows).probabilities})
+def _predict(body: bytes, version: TimedVersion) -> bytes:
+    rows, key = read_predict_request(parse_json_with_nan(body), version.columns)
+    return _dump({key: version.predict_known(rows).probabilities})
 
 
 @each_way(
@@ -77,18 +77,20 @@ def _predict(turn: Turn, body: bytes) -> bytes:
     WAYS,
     response_class=Response,
     summary="Classify",
-    responses=documented_plainly(*_ASKED) | _gives("results"),
-    openapi_extra=_takes(examples={"context": {"weight": 3750}, "examples": [{"length": 181}, {"length": 217}]}),
+    responses=documented_plainly(*_ASKED, ok=_lists("results")),
+    openapi_extra=takes(
+        json_body(OBJECT, examples={"context": {"weight": 3750}, "examples": [{"length": 181}, {"length": 217}]})
+    ),
 )
 async def classify_examples(request: Request, services: ServicesDep) -> Response:
     """Give `results`: for each example each class as a text with its probability, in the order of the model's classes."""
-    return _json(await answer(request, services, _classify))
+    return await _answer(request, services, _classify)
 
 
-def _classify(turn: Turn, body: bytes) -> bytes:
-    found = turn.compute(read_classify_request(parse_json_with_nan(body), turn.columns))
-    classes = [label_text(label) for label in found.classes]
-    return _dump({"results": [list(zip(classes, row, strict=True)) for row in found.probabilities]})
+def _classify(body: bytes, version: TimedVersion) -> bytes:
+    prediction = version.predict_known(read_classify_request(parse_json_with_nan(body), version.columns))
+    classes = [label_text(label) for label in prediction.classes]
+    return _dump({"results": [list(zip(classes, row, strict=True)) for row in prediction.probabilities]})
 
 
 @each_way(
@@ -97,7 +99,7 @@ def _classify(turn: Turn, body: bytes) -> bytes:
     ":regress",
     WAYS,
     summary="Regress",
-    responses=documented_plainly(400, 404) | _gives("results"),
+    responses=documented_plainly(400, 404, ok=_lists("results")),
 )
 def regress_examples(request: Request, services: ServicesDep) -> None:
     """Answer 400: every model here is a classifier."""
@@ -156,9 +158,11 @@ def _status(services: Services, versions: Iterable[Version]) -> dict[str, Any]:
     return {"model_version_status": found}
 
 
-def _dump(document: dict[str, Any]) -> bytes:
+async def _answer(request: Request, services: Services, write: Callable[[bytes, TimedVersion], bytes]) -> Response:
+    async with admitted(request, services) as prediction:
+        body = await prediction.answer(named(request), partial(write, prediction.body))
+    return Response(body, media_type=JSON)
+
+
+def _dump(document: Mapping[str, object]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Depends, Request
 from starlette.convertors import Convertor, register_url_convertor
 
-from app.api.deps import ModelName, Number
-from app.api.models import Alias
+from app.api.deps import Alias, ModelName, Number
 from app.names import DEFAULT
 from app.records.registry import Model, Ref, Registry
 

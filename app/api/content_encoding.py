@@ -1,0 +1,119 @@
+"""Compressed streams that a request's Content-Encoding names: gzip, deflate and Zstandard. Knows no request."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Protocol
+
+from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+
+from app.errors import Malformed, UnsupportedMedia
+
+#: what is decompressed at once, however little it came from
+PIECE_BYTES = 1024**2
+
+
+#: a frame that wants a larger window is refused: 128 MB, what the `zstd` command takes without being asked
+_ZSTD_WINDOW_LOG = 27
+
+
+class Decompressor(Protocol):
+    """A compressed stream, taken in as it comes and given out in pieces."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the stream has ended where a stream may end."""
+
+    def feed(self, data: bytes) -> None:
+        """Take in the next bytes."""
+
+    def read(self) -> bytes:
+        """Give at most `PIECE_BYTES` more, or nothing where more must be fed; raises `Malformed`."""
+
+
+class Gzip:
+    """One or several gzip members (RFC 1952, section 2.2)."""
+
+    #: zlib's number for the header that it expects
+    _window_bits = 31
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(self._window_bits)
+        self._left = b""
+        self.is_whole = False
+
+    def feed(self, data: bytes) -> None:
+        """Take in the next bytes."""
+        self._left += data
+        self.is_whole = self.is_whole and not data
+
+    def read(self) -> bytes:
+        """Give at most `PIECE_BYTES` more, or nothing where more must be fed; raises `Malformed`."""
+        while True:
+            try:
+                piece = self._stream.decompress(self._left, PIECE_BYTES)
+            except zlib.error as error:
+                raise Malformed(f"Expected a {type(self).__name__.lower()} stream, got bytes that are none.") from error
+            self._left = self._stream.unconsumed_tail
+            if self._stream.eof:
+                self._left = self._stream.unused_data
+                self._stream = zlib.decompressobj(self._window_bits)
+                self.is_whole = not self._left
+            if piece or not self._left:
+                return piece
+
+
+class Deflate(Gzip):
+    """A zlib stream (RFC 1950), which HTTP calls deflate (RFC 9110, section 8.4.1.2)."""
+
+    _window_bits = 15
+
+
+class Zstd:
+    """One or several Zstandard frames (RFC 8878, section 3.1)."""
+
+    def __init__(self) -> None:
+        self._frame = self._begin()
+        self._left = b""
+        self.is_whole = False
+
+    @staticmethod
+    def _begin() -> ZstdDecompressor:
+        return ZstdDecompressor(options={DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
+
+    def feed(self, data: bytes) -> None:
+        """Take in the next bytes."""
+        self._left += data
+        self.is_whole = self.is_whole and not data
+
+    def read(self) -> bytes:
+        """Give at most `PIECE_BYTES` more, or nothing where more must be fed; raises `Malformed`."""
+        while True:
+            try:
+                piece = self._frame.decompress(self._left, PIECE_BYTES)
+            except ZstdError as error:
+                raise Malformed("Expected a Zstandard stream, got bytes that are none.") from error
+            self._left = b""
+            if self._frame.eof:
+                self._left = self._frame.unused_data
+                self._frame = self._begin()
+                self.is_whole = not self._left
+            if piece or not self._left:
+                return bytes(piece)
+
+
+_ENCODINGS: dict[str, type[Gzip] | type[Zstd]] = {"gzip": Gzip, "x-gzip": Gzip, "deflate": Deflate, "zstd": Zstd}
+
+
+def decompressor(encoding: str) -> Decompressor | None:
+    """Return what decompresses a body of this Content-Encoding, or None where it is not compressed.
+
+    Raises:
+        UnsupportedMedia: another encoding, or several.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return None
+    if encoding not in _ENCODINGS:
+        raise UnsupportedMedia(f"Expected Content-Encoding gzip, deflate, zstd or none, got {encoding[:80]!r}.")
+    return _ENCODINGS[encoding]()

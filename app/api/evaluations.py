@@ -1,0 +1,74 @@
+"""The route that scores a version on labelled rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from app.api.auth import require
+from app.api.deps import ModelRef, ServicesDep
+from app.api.examples.predictions import EVALUATE
+from app.api.openapi import documented, takes
+from app.api.request_body import media_type
+from app.api.schemas.predictions import Evaluation
+from app.api.spool import staging
+from app.api.uploads import receive
+from app.errors import Invalid
+from app.http.media_types import MULTIPART
+from app.learning.tables.table_file import load_table
+from app.records.registry import Ref
+from app.wiring import Services
+
+router = APIRouter(prefix="/api/v1/models", tags=["Predictions"])
+
+
+@router.post(
+    "/{ref}/evaluate",
+    response_model_by_alias=True,
+    response_model_exclude_unset=True,
+    summary="Evaluate",
+    responses=documented(400, 404, 408, 409, 413, 415, 422, 507),
+    openapi_extra=takes(EVALUATE),
+)
+async def evaluate(
+    ref: ModelRef,
+    request: Request,
+    services: ServicesDep,
+    by: Annotated[str | None, Query(max_length=200, description="Score the rows of each value of this column.")] = None,
+) -> Evaluation:
+    """Score a version on labelled rows: a data set, data in the body, or a raw file. Nothing is stored.
+
+    `by` adds `slices`, one for each value of a column, with the main figures of its rows. A stored data set takes a key
+    that may read it, one with the scope `train`.
+    """
+    lane = services.lanes.evaluations
+    async with lane.place():
+        loaded = await lane.run(lambda: services.version_cache.get(Ref.parse(ref)))
+        with staging(services) as folder:
+            path = await _labelled(request, services, folder)
+            return await lane.run(lambda: Evaluation.of(loaded, loaded.evaluate(load_table(path), by), by))
+
+
+async def _labelled(request: Request, services: Services, folder: Path) -> Path:
+    """Give the table that a request is about: a data set's, or one in the folder that its body is parsed into."""
+    raw = folder / "body"
+    form, _ = await receive(request, services, raw)
+    parser = services.parser_for(raw)
+    dataset_id = None
+    if form == "json" and media_type(request) != MULTIPART:
+        reply = await parser.split(raw, folder / "data")
+        dataset_id = reply["rest"].pop("dataset", None)
+        if (dataset_id is not None) == reply["has_data"] or reply["rest"]:
+            raise Invalid('Expected an object with one of "dataset" and "data".')
+        raw = folder / "data"
+    if dataset_id is None:
+        await parser.parse(raw, form, folder / "table")
+        return folder / "table"
+    if not isinstance(dataset_id, str):
+        raise Invalid.at(("dataset",), "Expected dataset to be an id.")
+    # its slices and scores tell what is in it
+    require(request, "train")
+    dataset = await services.lanes.evaluations.run(lambda: services.rooms.datasets.get_ready(dataset_id))
+    return services.rooms.datasets.path(dataset.table_key)

@@ -1,0 +1,92 @@
+"""Bodies of the routes that predict and evaluate."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.examples.predictions import PREDICTION
+from app.learning.evaluation import Evaluation as Scores
+from app.learning.tables.label import Label
+from app.serving.predictor import LoadedVersion, Scored
+
+
+class ClassFigures(BaseModel):
+    """The figures of one class."""
+
+    model_config = ConfigDict(populate_by_name=True)
+    label: Label = Field(alias="class")
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class ConfusionMatrix(BaseModel):
+    """Counts: a row for each true class, a column for each predicted one."""
+
+    classes: list[Label]
+    counts: list[list[int]]
+
+
+class SliceFigures(BaseModel):
+    """The figures of the rows that have one value in a column; null for those that have none."""
+
+    value: Label | None
+    rows: int
+    loss: float | None
+    accuracy: float | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    log_loss: float | None
+
+    @classmethod
+    def of(cls, value: Label | None, scores: Scores) -> Self:
+        """Return the figures of the rows that have this value."""
+        figures = {name: getattr(scores, name) for name in cls.model_fields if name != "value"}
+        return cls.model_validate({"value": value, **figures})
+
+
+class Evaluation(BaseModel):
+    """How well a version does on labelled rows; `loss` and `accuracy` are what Keras's `evaluate` gives."""
+
+    model: str
+    version: int
+    rows: int
+    loss: float | None
+    accuracy: float | None
+    top_k_accuracy: float | None
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    log_loss: float | None
+    brier: float | None
+    roc_auc_ovr: float | None
+    ece: float | None
+    per_class: list[ClassFigures]
+    confusion_matrix: ConfusionMatrix
+    calibration: dict[str, object]
+    slices: list[SliceFigures] | None = Field(None, description="With `by`: the figures of each value of that column.")
+
+    @classmethod
+    def of(cls, loaded: LoadedVersion, scored: Scored, by: str | None) -> Self:
+        """Return the body for the scores of a version; `by` is the column that the rows were sliced by."""
+        fields: dict[str, object] = {"model": loaded.version.model, "version": loaded.version.version}
+        fields |= scored.overall.document(loaded.artifact.classes)
+        if by is not None:
+            fields["slices"] = [SliceFigures.of(value, scores) for value, scores in scored.slices]
+        return cls.model_validate(fields)
+
+
+class PredictionOut(BaseModel):
+    """Predictions, one for each row, null for a bad one; with `top_k`, `top` comes in place of `probabilities`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION]})
+    model: str
+    version: int
+    classes: list[Label]
+    predictions: list[Label | None]
+    probabilities: list[list[float | None] | None] | None = None
+    top: list[list[dict[str, object]] | None] | None = None
+    warnings: list[dict[str, object]]
+    warnings_total: int

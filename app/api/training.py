@@ -1,0 +1,100 @@
+"""The route that trains a model: a dry run, or a job."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import ValidationError
+
+from app.api.deps import ModelName, ServicesDep, require_json
+from app.api.error_handlers import invalid
+from app.api.examples.jobs import TRAIN
+from app.api.openapi import documented, takes
+from app.api.schemas.jobs import DryRun, JobOut
+from app.api.spool import spool, staging
+from app.api.uploads import keep, read
+from app.errors import Invalid
+from app.http.media_types import JSON
+from app.jobs.submit import describe_dry_run, prepare
+from app.learning.spec import TrainSpec
+from app.records.datasets import Dataset, Parsed
+from app.wiring import Services, job_limits
+
+router = APIRouter(prefix="/api/v1", tags=["Jobs"])
+
+
+@router.post(
+    "/models/{name}/train",
+    status_code=202,
+    response_model=JobOut,
+    summary="Train a model",
+    tags=["Models"],
+    responses=documented(
+        *(400, 404, 408, 409, 413, 415, 422, 429, 507),
+        ok={"model": DryRun, "description": "With `dry_run`: what the job would be."},
+    ),
+    openapi_extra=takes(TRAIN),
+)
+async def train(
+    name: ModelName,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=255, description="The same key and body give the same job for 24 hours."),
+    ] = None,
+    dry_run: Annotated[bool, Query(description="Only tell what the job would be; nothing is stored.")] = False,
+) -> JobOut | Response:
+    """Queue a training job on a data set, or on data in the body; it becomes the model's next version.
+
+    Every hyper-parameter is a value or `"auto"`; the job shows the resolved one. `dry_run` answers 200 with the
+    resolved specification, the columns and classes, what looks odd, and an estimate of time and memory.
+    """
+    require_json(request)
+    lane = services.lanes.submissions
+    async with lane.place():
+        with staging(services) as folder:
+            body = folder / "body"
+            await spool(request, body, services.settings.json_bytes)
+            digest = await lane.run(lambda: _digest(name, body))
+            job = None
+            if idempotency_key is not None and not dry_run:
+                job = await lane.run(lambda: services.rooms.jobs.find_submitted(idempotency_key, digest))
+            if job is None or dry_run:
+                data = folder / "data"
+                spec, table = await _read(services, body, data)
+                prepared = await lane.run(lambda: prepare(services.rooms, table, spec, job_limits(services.settings)))
+                if dry_run:
+                    told = await lane.run(lambda: describe_dry_run(services.rooms, table, prepared))
+                    return Response(DryRun.model_validate(told).model_dump_json(by_alias=True), media_type=JSON)
+                await lane.run(services.rooms.jobs.check_queue)
+                dataset, _ = await keep(services, lane, table, data, "json", None)
+                new = prepared.job(name, dataset)
+                job = await lane.run(lambda: services.rooms.jobs.submit(new, idempotency_key, digest))
+    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    return JobOut.of(job)
+
+
+def _digest(name: str, body: Path) -> str:
+    return hashlib.sha256(name.encode() + b"\n" + body.read_bytes()).hexdigest()
+
+
+async def _read(services: Services, body: Path, data: Path) -> tuple[TrainSpec, Dataset | Parsed]:
+    reply = await services.parser_for(body).split(body, data)
+    document = reply["rest"]
+    dataset_id = document.pop("dataset", None)
+    if (dataset_id is None) == (not reply["has_data"]):
+        raise Invalid("Expected dataset or data, got " + ("both." if reply["has_data"] else "neither."))
+    try:
+        spec = TrainSpec.model_validate(document)
+    except ValidationError as error:
+        raise invalid(error) from error
+    if dataset_id is None:
+        return spec, await read(services, services.lanes.submissions, data, "json")
+    if not isinstance(dataset_id, str):
+        raise Invalid.at(("dataset",), "Expected dataset to be an id.")
+    return spec, await services.lanes.submissions.run(lambda: services.rooms.datasets.get_ready(dataset_id))
