@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +71,7 @@ def absent() -> dict[str, str]:
 
 def fitserve() -> Run:
     """The service's own training, with the threads that its training process has."""
-    from app.jobs.worker import WorkerSettings
+    from app.jobs.worker_settings import WorkerSettings
 
     # what its worker gives a training process: a cache that is empty at first, and is found full from the second round on
     means = WorkerSettings(1, 0, 0, Path(tempfile.mkdtemp(prefix="fitserve-bench-")))
@@ -84,6 +83,7 @@ def fitserve() -> Run:
     from app.learning.spec import TrainSpec
     from app.learning.training import fit
     from app.learning.training.batches import Examples, empty_rows
+    from app.learning.training.events import Epoch, Event
     from app.learning.training.task import Task
 
     def run(workload: Workload) -> float:
@@ -102,9 +102,9 @@ def fitserve() -> Run:
         examples.x[:] = x
         ends: list[float] = []
 
-        def emit(event: dict[str, Any]) -> None:
+        def emit(event: Event) -> None:
             # the event's own time is in whole milliseconds
-            if event["type"] == "epoch":
+            if isinstance(event, Epoch):
                 ends.append(time.perf_counter())
 
         began = time.perf_counter()

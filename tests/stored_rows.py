@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from app.jobs.messages import Done, VersionDescription
 from app.jobs.publish import publish
 from app.learning.artifact import Artifact, write
 from app.learning.encoding.encoder import Encoder, Input
@@ -76,18 +78,30 @@ def train(
     assert claim is not None
     done, artifact = make_done(promote, optimize, validation), artifact or make_artifact()
     inputs = [{"name": each.name, "kind": each.kind} for each in artifact.encoder.inputs]
-    done["document"] |= {"inputs": inputs, "classes": list(artifact.classes)}
+    version = replace(done.version, inputs=inputs, classes=artifact.classes)
     with rooms.blobs.staging("test") as folder:
         (folder / "version").mkdir()
-        done["sha256"] = write(artifact, folder / "version")
-        publish(rooms, job, claim, folder / "version", done)
+        sha256 = write(artifact, folder / "version")
+        publish(rooms, job, claim, folder / "version", replace(done, sha256=sha256, version=version))
     return rooms.jobs.get(job.id).version
 
 
 def make_done(
     promote: str = "always", optimize: str = "log_loss", validation: dict[str, float | None] | None = None
-) -> dict[str, Any]:
-    """Make what a training child says at its end."""
-    spec = {"promote": promote, "optimize": optimize}
-    document = {"spec": spec, "metrics": {"train": {}, "validation": validation}, "weights_sha256": "", "parameters": 9}
-    return {"document": document, "sha256": "", "metrics": {}}
+) -> Done:
+    """Make what a training process sends at its end."""
+    version = VersionDescription(
+        weights_sha256="",
+        inputs=[],
+        classes=[],
+        spec={"promote": promote, "optimize": optimize},
+        metrics={"train": {}, "validation": validation},
+        history=[],
+        stopped=None,
+        parameters=9,
+        features=0,
+        rows={},
+        size_bytes=0,
+        environment={},
+    )
+    return Done("", version, {})

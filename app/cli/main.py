@@ -61,7 +61,8 @@ def work(settings: Settings, parent: Parent = None) -> None:
     if parent is not None:
         die_with_parent(parent)
     configure(settings.log_level)
-    from app.jobs.worker import Worker, WorkerSettings
+    from app.jobs.worker import Worker
+    from app.jobs.worker_settings import WorkerSettings
     from app.wiring import encoded_bytes, open_rooms
 
     _make_data_dir(settings)

@@ -1,65 +1,100 @@
-"""From a child's events to its job's row. Knows neither the child nor what becomes of the job."""
+"""From the events of a run to its job's row. Knows neither the training process nor what becomes of the job."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import assert_never
 
 from app.errors import StorageFull, Unavailable
+from app.learning.training.events import (
+    CheckpointWritten,
+    DeviceChosen,
+    Epoch,
+    Event,
+    LearningRateSettled,
+    LogLine,
+    LoopChosen,
+    Progress,
+    TrainingWarning,
+)
 from app.records.job_report import JobReport
-from app.records.jobs import Claim
-from app.records.rooms import Rooms
+from app.records.jobs import Claim, Jobs
 
 logger = logging.getLogger(__name__)
 
+#: least time between two commits of a job's progress
+REPORT_SECONDS = 0.25
 #: the scores of an epoch that the job itself shows
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
-#: progress is committed at most this often
-REPORT_SECONDS = 0.25
+
+
+class ClaimVoid(Exception):
+    """The job was cancelled, or claimed again: this attempt may not write to it any more."""
 
 
 class JobProgress:
-    """Gathers a child's events and commits them a few times a second."""
+    """Gathers the events of a run, and commits them a few times a second."""
 
-    def __init__(self, rooms: Rooms, claim: Claim) -> None:
-        self._rooms = rooms
-        self._claim = claim
-        self._news: list[dict[str, Any]] = []
-        self._progress: dict[str, Any] | None = None
-        self._facts: dict[str, Any] = {}
+    def __init__(self, jobs: Jobs, claim: Claim) -> None:
+        self._jobs, self._claim = jobs, claim
+        self._events: list[Mapping[str, object]] = []
+        #: all but the events
+        self._report = JobReport()
         self._flushed = 0.0
 
-    def add(self, event: dict[str, Any]) -> None:
-        """Take one event; of progress and of facts the last one counts, of the others each."""
-        if event["type"] == "progress":
-            self._progress = {name: value for name, value in event.items() if name != "type"}
-        elif event["type"] in ("device", "loop", "settled"):
-            self._facts |= {name: value for name, value in event.items() if name != "type"}
-        elif event["type"] != "ready":
-            self._news.append(event)
+    def add(self, event: Event) -> None:
+        """Take one event: it becomes an event of the job, or replaces what the job shows."""
+        report = self._report
+        match event:
+            case DeviceChosen(device=device):
+                self._report = replace(report, device=device)
+            case LoopChosen(loop=loop):
+                self._report = replace(report, loop=loop)
+            case LearningRateSettled(learning_rate=rate):
+                self._report = replace(report, learning_rate=rate)
+            case Progress():
+                self._report = replace(report, progress=_without_type(asdict(event)))
+            case Epoch(scores=scores):
+                self._report = replace(report, metrics={name: scores.get(name) for name in METRICS})
+                self._events.append({"type": event.type, **event.figures()})
+            case TrainingWarning() | LogLine():
+                self._events.append({"type": event.type, "message": event.message})
+            case CheckpointWritten():
+                # the job shows no checkpoints
+                pass
+            case _:
+                assert_never(event)
 
     @property
     def is_due(self) -> bool:
         """Whether it is time for the next commit."""
         return time.monotonic() - self._flushed >= REPORT_SECONDS
 
-    async def flush(self) -> bool:
-        """Commit what there is; False when the claim is void and the child is to be dropped."""
+    async def flush(self) -> None:
+        """Commit what there is; where the database cannot be written now, the next call does.
+
+        Raises:
+            ClaimVoid: nothing was committed, and nothing will be.
+        """
         self._flushed = time.monotonic()
         try:
-            is_held = await asyncio.to_thread(self._write)
+            is_held = await asyncio.to_thread(self._write, replace(self._report, events=tuple(self._events)))
         except (StorageFull, Unavailable):
             logger.warning("progress not written", extra={"job_id": self._claim.job_id}, exc_info=True)
-            return True
-        self._news, self._progress, self._facts = [], None, {}
-        return is_held
+            return
+        self._events, self._report = [], JobReport()
+        if not is_held:
+            raise ClaimVoid
 
-    def _write(self) -> bool:
-        jobs = self._rooms.jobs
-        if not (self._news or self._facts or self._progress):
-            return jobs.is_held(self._claim)
-        epochs = [event for event in self._news if event["type"] == "epoch"]
-        metrics = {name: epochs[-1].get(name) for name in METRICS} if epochs else None
-        return jobs.report(self._claim, JobReport(self._news, self._progress, metrics, **self._facts))
+    def _write(self, report: JobReport) -> bool:
+        if report == JobReport():
+            return self._jobs.is_held(self._claim)
+        return self._jobs.report(self._claim, report)
+
+
+def _without_type(document: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in document.items() if name != "type"}

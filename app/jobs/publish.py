@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from app.errors import StorageFull
+from app.jobs.messages import Done
 from app.records.jobs import Claim, Job
 from app.records.rooms import Rooms
 
 logger = logging.getLogger(__name__)
 
 
-def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: dict[str, Any]) -> None:
+def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: Done) -> None:
     """Store a version's files, then add the version and end its job in one transaction.
 
     Where the claim is void by then nothing is added, and the files go.
@@ -23,14 +24,14 @@ def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: dict[str, 
     """
     dataset = rooms.datasets.get(job.dataset_id)
     source = {"id": dataset.id, "sha256": dataset.sha256, "rows": dataset.rows}
-    document = {**done["document"], "dataset": source, "tags": job.spec["tags"]}
+    document = {**asdict(done.version), "dataset": source, "tags": job.spec["tags"]}
     key = rooms.registry.store(folder)
     try:
         with rooms.database.write() as connection:
             is_held = rooms.jobs.hold(connection, claim)
             if is_held:
-                version = rooms.registry.add(connection, job.model, job.id, key, done["sha256"], document)
-                rooms.jobs.succeed(connection, claim, version, done["metrics"])
+                version = rooms.registry.add(connection, job.model, job.id, key, done.sha256, document)
+                rooms.jobs.succeed(connection, claim, version, done.metrics)
     except StorageFull:
         # the row was rolled back; what the files take is needed to say so
         rooms.registry.discard(key)

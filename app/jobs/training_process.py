@@ -1,59 +1,48 @@
-"""A training process, as its worker sees it: spawned warm, asked once, heard line by line. Knows no jobs."""
+"""Training processes, as their worker sees them. Knows no jobs.
+
+The process's own side is `training_child`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import deque
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from app.system.child_process import SAID_LINES, command, keep_said
+from app.jobs.messages import MESSAGES, REQUESTS, TrainingMessage, TrainRequest
+from app.system.json_lines import ChildProcess
+
+TrainingProcess = ChildProcess[TrainRequest, TrainingMessage]
 
 
-class TrainingProcess:
-    """One training process."""
+class WarmTrainingProcess:
+    """Keeps one training process ready, with Keras imported, for the next job.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        #: the last lines of its standard error
-        self.said: deque[str] = deque(maxlen=SAID_LINES)
-        assert process.stderr is not None
-        self._listener = asyncio.create_task(keep_said(process.stderr, self.said))
+    Args:
+        environment: returns the environment variables of a training process.
+        stopping: set when the worker is to stop; no process is warmed up from then on.
+    """
 
-    @classmethod
-    async def spawn(cls, environment: dict[str, str]) -> TrainingProcess:
-        """Start a child that imports Keras and then waits for its request."""
-        process = await asyncio.create_subprocess_exec(
-            *command("app.jobs.training_child"),
-            env=environment,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=64 * 1024**2,
+    def __init__(self, environment: Callable[[], Mapping[str, str]], stopping: asyncio.Event) -> None:
+        self._environment, self._stopping = environment, stopping
+        self._spawning: asyncio.Task[TrainingProcess] | None = None
+
+    def warm_up(self) -> None:
+        """Have a process import Keras, unless one does so already."""
+        if self._spawning is None and not self._stopping.is_set():
+            self._spawning = asyncio.create_task(self._spawn())
+
+    async def take(self) -> TrainingProcess:
+        """Return a living training process for one job: the warm one, or another where that one has died."""
+        spawning, self._spawning = self._spawning, None
+        process = None if spawning is None else await spawning
+        return process if process is not None and process.is_alive else await self._spawn()
+
+    async def close(self) -> None:
+        """End the warm process."""
+        if self._spawning is not None:
+            await (await self._spawning).kill()
+
+    async def _spawn(self) -> TrainingProcess:
+        return await TrainingProcess.spawn(
+            "app.jobs.training_child", requests=REQUESTS, replies=MESSAGES, environment=self._environment()
         )
-        return cls(process)
-
-    async def ask(self, request: dict[str, Any]) -> None:
-        """Send the one request; where the child is dead, `event` says so."""
-        assert self.process.stdin is not None
-        with suppress(ConnectionError):
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            await self.process.stdin.drain()
-
-    async def event(self) -> dict[str, Any] | None:
-        """Give the next event, or None when the child has ended."""
-        assert self.process.stdout is not None
-        line = await self.process.stdout.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
-
-    def interrupt(self) -> None:
-        """Ask the child for a checkpoint and its end."""
-        with suppress(ProcessLookupError):
-            self.process.terminate()
-
-    async def kill(self) -> None:
-        """End the child now and wait for that."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
-        await asyncio.shield(self.process.wait())

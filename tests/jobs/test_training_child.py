@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 
 from app.errors import Invalid
-from app.jobs import training_child
-from app.jobs.worker import WorkerSettings
+from app.jobs import train_job
+from app.jobs.messages import MESSAGES, REQUESTS, Done, Failed, Ready, TrainingMessage, TrainRequest
+from app.jobs.worker_settings import WorkerSettings
 from app.learning import artifact
 from app.learning.encoding.read_cells import records_cells, table_cells
 from app.learning.evaluation import evaluate
@@ -25,13 +28,16 @@ from app.learning.tables.incoming_table import TableLimits
 from app.learning.tables.read_raw_file import read_raw_file
 from app.learning.tables.table import Table
 from app.learning.tables.table_file import load_table, write_table
+from app.learning.training.events import Epoch, Event, TrainingWarning
 from app.learning.training.prepare import split
 from app.learning.training.resolve_spec import Limits, resolve
 from app.system.child_process import command
 from tests.service import ROOT
 
+# sets the number of threads that a training process has, in this process too
+importlib.import_module("app.jobs.training_child")
+
 LIMITS = Limits(classes=10, features=100, parameters=1_000_000, seconds=600)
-Request = dict[str, Any]
 
 
 def table(rows: int = 120, seed: int = 0) -> dict[str, list[Any]]:
@@ -53,66 +59,69 @@ def save(folder: Path, columns: dict[str, list[Any]], name: str = "table") -> Ta
     return made
 
 
-def prepare(folder: Path, spec: dict[str, Any], columns: dict[str, list[Any]] | None = None) -> Request:
+def prepare(folder: Path, spec: dict[str, Any], columns: dict[str, list[Any]] | None = None) -> TrainRequest:
     """Make a job's request, as the worker does."""
     made = save(folder, columns or table())
     asked = TrainSpec.model_validate({"fit": {"epochs": 8}, **spec})
     resolved = resolve(asked, [describe(c) for c in made.columns], made.rows, made.default_target, LIMITS)
-    return {
-        "job": "job_1",
-        "spec": resolved.document(),
-        "auto": list(resolved.auto),
-        "columns": list(resolved.columns),
-        "table": str(folder / "table"),
-        "validation_table": None,
-        "folder": str(folder),
-        "memory_bytes": 2**30,
-        "checkpoint_seconds": 5.0,
-        "compiled": str(folder / "compiled"),
-        "checkpoint": None,
-        "gpu": None,
-        "start": None,
-    }
+    return TrainRequest(
+        "job_1",
+        resolved.spec,
+        resolved.auto,
+        resolved.columns,
+        table=folder / "table",
+        validation_table=None,
+        folder=folder,
+        memory_bytes=2**30,
+        checkpoint_seconds=5.0,
+        compiled=folder / "compiled",
+    )
 
 
-def train(request: Request) -> dict[str, Any]:
+def train(request: TrainRequest, events: list[Event] | None = None) -> Done:
     """Carry out a job in this process."""
-    events: list[dict[str, Any]] = []
-    return training_child.train(request, events.append)
+    return train_job.train(request, ([] if events is None else events).append)
 
 
-def converse(request: Request | None, environment: dict[str, str] | None = None) -> tuple[int, list[dict[str, Any]]]:
-    """Start a child, send it a request or the end of its input, and give its exit code and its events."""
+def converse(
+    request: TrainRequest | None, environment: dict[str, str] | None = None
+) -> tuple[int, list[TrainingMessage]]:
+    """Start a child, send it a request or the end of its input, and return its exit code and its messages."""
     process = subprocess.Popen(
         command("app.jobs.training_child"),
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
     )
     try:
-        out, _ = process.communicate("" if request is None else json.dumps(request) + "\n", timeout=120)
+        out, _ = process.communicate(b"" if request is None else REQUESTS.encode(request), timeout=120)
     finally:
         process.kill()
-    return process.wait(10), [json.loads(line) for line in out.splitlines()]
+    return process.wait(10), [MESSAGES.decode(line) for line in out.splitlines()]
+
+
+def ended(messages: list[TrainingMessage]) -> Done:
+    """Return the last message, of a job that went well."""
+    assert isinstance(messages[-1], Done), messages[-1]
+    return messages[-1]
 
 
 def test_a_child_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path) -> None:
     request = prepare(tmp_path, {"fit": {"epochs": 8, "class_weight": "balanced", "seed": 5}})
 
-    code, events = converse(request)
+    code, messages = converse(request)
 
-    assert (0, ["ready", "device", "loop"], "done") == (code, [e["type"] for e in events[:3]], events[-1]["type"])
-    assert list(range(1, 9)) == [event["epoch"] for event in events if event["type"] == "epoch"]
-    done = events[-1]
-    made = artifact.read(tmp_path / "version", done["sha256"])
-    assert ((0, 10, 20), [0, 10, 20]) == (made.classes, done["document"]["classes"])
-    assert artifact.weights_sha256(made.weights) == done["document"]["weights_sha256"]
-    assert {"train": 86, "validation": 22} == done["document"]["rows"]
-    assert made.encoder.width == done["document"]["features"]
-    assert ["size", "place", "is_big"] == [each["name"] for each in done["document"]["inputs"]]
-    assert request["spec"] == done["document"]["spec"] == made.training["spec"]
+    assert (0, ["ready", "device", "loop"], "done") == (code, [m.type for m in messages[:3]], messages[-1].type)
+    assert list(range(1, 9)) == [message.epoch for message in messages if isinstance(message, Epoch)]
+    done = ended(messages)
+    made = artifact.read(tmp_path / "version", done.sha256)
+    assert ((0, 10, 20), [0, 10, 20]) == (made.classes, done.version.classes)
+    assert artifact.weights_sha256(made.weights) == done.version.weights_sha256
+    assert {"train": 86, "validation": 22} == done.version.rows
+    assert made.encoder.width == done.version.features
+    assert ["size", "place", "is_big"] == [each["name"] for each in done.version.inputs]
+    assert request.spec.model_dump(mode="json") == done.version.spec == made.training["spec"]
 
     # golden rows, posted, give their bits; and the figures are those of the held-out rows
     records = made.golden["records"]
@@ -122,49 +131,50 @@ def test_a_child_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path)
     assert made.golden["probabilities"] == runtime.probabilities(x).tolist()
     rows = load_table(tmp_path / "table")
     y, _ = match_labels(rows.column("rank"), made.classes)
-    _, held_out = split(y, TrainSpec.model_validate(request["spec"]))
+    _, held_out = split(y, request.spec)
     logits = runtime.logits(made.encoder.encode(table_cells(made.encoder, rows))[held_out])
     found = evaluate(logits, y[held_out])
-    assert (found.loss, found.accuracy) == (done["metrics"]["val_loss"], done["metrics"]["val_accuracy"])
+    assert (found.loss, found.accuracy) == (done.metrics["val_loss"], done.metrics["val_accuracy"])
 
     # and another process, this one, trains to the same bits
     (tmp_path / "again").mkdir()
-    again = train({**request, "folder": str(tmp_path / "again")})
-    assert done["document"]["weights_sha256"] == again["document"]["weights_sha256"]
+    again = train(replace(request, folder=tmp_path / "again"))
+    assert done.version.weights_sha256 == again.version.weights_sha256
 
 
 def test_a_child_whose_job_diverges_says_so(tmp_path: Path) -> None:
     layers = [{"units": 8, "activation": "linear"}] * 3
     optimizer = {"learning_rate": 1e30}
 
-    code, events = converse(prepare(tmp_path, {"network": {"layers": layers}, "optimizer": optimizer}))
+    code, messages = converse(prepare(tmp_path, {"network": {"layers": layers}, "optimizer": optimizer}))
 
     message = "The loss was not a finite number in epoch 1; try a smaller learning rate."
-    assert (0, {"type": "failed", "code": "loss_not_finite", "message": message}) == (code, events[-1])
+    assert (0, Failed("loss_not_finite", message)) == (code, messages[-1])
     assert not (tmp_path / "version").exists()
 
 
 def test_what_xla_has_compiled_is_found_again_and_where_it_is_damaged_made_anew(tmp_path: Path) -> None:
-    means = WorkerSettings(slots=1, memory_bytes=2**30, checkpoint_seconds=5, cache=tmp_path / "cache")
+    settings = WorkerSettings(slots=1, memory_bytes=2**30, checkpoint_seconds=5, cache=tmp_path / "cache")
     spec = {"fit": {"epochs": 400, "early_stopping": None}}
-    request = {**prepare(tmp_path, spec), "compiled": str(means.compiled)}
+    request = replace(prepare(tmp_path, spec), compiled=settings.compiled)
     done = []
     for damage in (0, 100):
         (tmp_path / f"{damage}").mkdir()
-        for file in means.compiled.glob("*"):
+        for file in settings.compiled.glob("*"):
             os.truncate(file, damage)
-        _, events = converse({**request, "folder": str(tmp_path / f"{damage}")}, means.environment())
-        assert [] == [event for event in events if event["type"] == "warning"]
-        assert "xla" == events[-1]["document"]["environment"]["loop"]
-        done.append(events[-1]["document"]["weights_sha256"])
+        _, messages = converse(replace(request, folder=tmp_path / f"{damage}"), settings.environment())
+        assert [] == [message for message in messages if isinstance(message, TrainingWarning)]
+        version = ended(messages).version
+        assert "xla" == version.environment["loop"]
+        done.append(version.weights_sha256)
 
     assert done[0] == done[1]
-    assert all(file.stat().st_size > 100 for file in means.compiled.glob("*"))
-    assert list(means.compiled.glob("*"))
+    assert all(file.stat().st_size > 100 for file in settings.compiled.glob("*"))
+    assert list(settings.compiled.glob("*"))
 
 
 def test_a_child_without_a_request_ends(tmp_path: Path) -> None:
-    assert (0, [{"type": "ready"}]) == converse(None)
+    assert (0, [Ready()]) == converse(None)
 
 
 @pytest.mark.parametrize(
@@ -206,25 +216,25 @@ def test_a_validation_data_set_that_does_not_fit_is_refused(
     save(tmp_path, {name: cells[:3] for name, cells in table().items()} | change, "other")
 
     with pytest.raises(Invalid, match=message):
-        train({**request, "validation_table": str(tmp_path / "other")})
+        train(replace(request, validation_table=tmp_path / "other"))
 
 
 def test_another_data_set_validates(tmp_path: Path) -> None:
     request = prepare(tmp_path, {"validation": {"dataset": "ds_1"}, "fit": {"epochs": 2}})
     save(tmp_path, table(40, seed=1), "other")
 
-    done = train({**request, "validation_table": str(tmp_path / "other")})
+    done = train(replace(request, validation_table=tmp_path / "other"))
 
-    assert {"train": 108, "validation": 36} == done["document"]["rows"]
+    assert {"train": 108, "validation": 36} == done.version.rows
 
 
 def test_a_table_with_one_row_for_each_class_trains(tmp_path: Path) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
 
-    done = training_child.train(prepare(tmp_path, {}, {"a": [1, 2, 3], "y": ["x", "y", "z"]}), events.append)
+    done = train(prepare(tmp_path, {}, {"a": [1, 2, 3], "y": ["x", "y", "z"]}), events)
 
     assert ["no class has enough rows to hold one out; nothing is validated"] == [
-        event["message"] for event in events if event["type"] == "warning"
+        event.message for event in events if isinstance(event, TrainingWarning)
     ]
-    assert {"train": 3, "validation": 0} == done["document"]["rows"]
-    assert done["metrics"]["val_loss"] is None
+    assert {"train": 3, "validation": 0} == done.version.rows
+    assert done.metrics["val_loss"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,10 +68,11 @@ def make_version(rooms: Rooms, dataset: Any, validation: Any) -> Job:
     claim = rooms.jobs.claim(job.id, job.workflow_id)
     assert claim is not None
     done = make_done()
-    done["document"]["spec"]["validation"] = {"fraction": None, "dataset": validation.id}
+    spec = {**done.version.spec, "validation": {"fraction": None, "dataset": validation.id}}
     with rooms.blobs.staging("test") as folder:
         (folder / "version").mkdir()
-        done["sha256"] = write(make_artifact(), folder / "version")
+        sha256 = write(make_artifact(), folder / "version")
+        done = replace(done, sha256=sha256, version=replace(done.version, spec=spec))
         publish(rooms, job, claim, folder / "version", done)
     return rooms.jobs.get(job.id)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -13,15 +12,18 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.jobs.messages import MESSAGES, REQUESTS, Done, Failed, TrainRequest
+from app.learning.training.events import CheckpointWritten, LoopChosen
 from app.records.checkpoints import Checkpoints
 from app.storage.blobs import LocalBlobs
 from app.system.child_process import command
-from tests.jobs.test_training_child import Request, prepare, table
+from tests.jobs.test_training_child import prepare, table
 from tests.service import ROOT
 
 CYCLES = int(os.environ.get("RESUME_CYCLES", 2))
@@ -37,37 +39,37 @@ XLA: dict[str, Any] = {
 }
 
 
-def attempt(request: Request, room: Checkpoints, kill_after: float | None) -> tuple[dict[str, Any] | None, str, float]:
+def attempt(request: TrainRequest, room: Checkpoints, kill_after: float | None) -> tuple[Done | None, str, float]:
     """Run a child as a worker does, and kill it so long after it began to train; gives its version, loop and seconds."""
     latest = room.latest("job_1")
-    folder = Path(request["folder"]) / f"attempt-{time.monotonic_ns()}"
+    folder = request.folder / f"attempt-{time.monotonic_ns()}"
     folder.mkdir()
-    asked = {**request, "folder": str(folder), "checkpoint": None if latest is None else str(latest)}
     child = subprocess.Popen(
         command("app.jobs.training_child"),
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
     )
     assert child.stdin is not None
     assert child.stdout is not None
     loop, began = "", time.monotonic()
     killer = threading.Timer(3600 if kill_after is None else kill_after, child.kill)
     try:
-        child.stdin.write(json.dumps(asked) + "\n")
+        child.stdin.write(REQUESTS.encode(replace(request, folder=folder, checkpoint=latest)))
         child.stdin.flush()
         for line in child.stdout:
-            event = json.loads(line) if line.endswith("\n") else {"type": "cut off"}
-            if event["type"] == "loop":
-                loop, began = event["loop"], time.monotonic()
+            if not line.endswith(b"\n"):
+                break
+            message = MESSAGES.decode(line)
+            if isinstance(message, LoopChosen):
+                loop, began = message.loop, time.monotonic()
                 killer.start()
-            elif event["type"] == "checkpoint":
-                room.keep("job_1", Path(event["file"]))
-            elif event["type"] == "done":
-                return event, loop, time.monotonic() - began
-            assert event["type"] != "failed", event
+            elif isinstance(message, CheckpointWritten):
+                room.keep("job_1", message.file)
+            elif isinstance(message, Done):
+                return message, loop, time.monotonic() - began
+            assert not isinstance(message, Failed), message
     finally:
         killer.cancel()
         child.kill()
@@ -94,7 +96,7 @@ def test_a_job_that_is_killed_at_any_moment_ends_with_the_weights_of_one_left_al
 
 def interrupt(folder: Path, loop: str, spec: dict[str, Any]) -> None:
     """Kill runs of a job until there were enough kills, and compare each run's weights with those of one left alone."""
-    request = {**prepare(folder, spec, table(rows=160)), "checkpoint_seconds": 0.2}
+    request = replace(prepare(folder, spec, table(rows=160)), checkpoint_seconds=0.2)
     alone, found, seconds = attempt(request, Checkpoints(LocalBlobs(folder / "alone")), None)
     assert alone is not None
     assert loop == found
@@ -113,8 +115,8 @@ def interrupt(folder: Path, loop: str, spec: dict[str, Any]) -> None:
             if is_whole and done is not None:
                 # the machine has less to do than it had: a later moment is none of this run's
                 seconds = took
-        assert alone["document"]["weights_sha256"] == done["document"]["weights_sha256"]
-        losses = [[entry["loss"] for entry in each["document"]["history"]] for each in (alone, done)]
+        assert alone.version.weights_sha256 == done.version.weights_sha256
+        losses = [[entry["loss"] for entry in each.version.history] for each in (alone, done)]
         assert losses[0] == losses[1]
     print(f"\n{loop}: {kills} kills and {resumed} resumptions in {runs} runs of {seconds:.1f} s, one SHA-256")
     assert resumed

@@ -171,6 +171,16 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
+def operation_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of errors that NumPy and the backend raise where an operation fails, as for want of memory."""
+    if keras.backend.backend() != "tensorflow":
+        # JAX and torch derive theirs from RuntimeError
+        return (MemoryError, RuntimeError)
+    import tensorflow as tf
+
+    return (MemoryError, RuntimeError, tf.errors.OpError)
+
+
 def has_gpu() -> bool:
     """Tell whether Keras's backend sees a GPU."""
     if keras.backend.backend() == "torch":

@@ -20,6 +20,7 @@ from app.learning.spec import EarlyStopping, TrainSpec
 from app.learning.training.batches import Source
 from app.learning.training.checkpoint import State
 from app.learning.training.checkpoint_callback import CheckpointCallback
+from app.learning.training.events import LearningRateSettled, LoopChosen, TrainingWarning
 from app.learning.training.loop import Mode, NotCompilable, prepare, run
 from app.learning.training.progress_callback import ProgressCallback
 from app.learning.training.task import Diverged, Task
@@ -68,7 +69,7 @@ def fit(task: Task, saved: State | None = None) -> Fitted:
     # what came before counts, be it ahead of a checkpoint or of a smaller rate
     began = time.monotonic() - (0.0 if saved is None else float(saved.facts["elapsed_seconds"]))
     while True:
-        task.emit({"type": "loop", "loop": mode})
+        task.emit(LoopChosen(mode))
         try:
             return _Run(task, rate, mode, began).go(saved)
         except NotCompilable as error:
@@ -79,15 +80,15 @@ def fit(task: Task, saved: State | None = None) -> Fitted:
                 # it cannot begin within an epoch
                 saved = None
             message = f"the steps could not be compiled in mode {mode}, and are computed in mode {slower}: {error}"
-            task.emit({"type": "warning", "message": message})
+            task.emit(TrainingWarning(message))
             mode = slower
         except Diverged as error:
             if not task.is_rate_auto or rate < float(task.spec.optimizer.learning_rate):
                 raise
             rate, saved = rate / 10, None
             message = f"the loss diverged in epoch {error.epoch}; training starts again at a tenth of the learning rate"
-            task.emit({"type": "warning", "message": message})
-            task.emit({"type": "settled", "learning_rate": rate})
+            task.emit(TrainingWarning(message))
+            task.emit(LearningRateSettled(rate))
 
 
 def _mode(task: Task) -> Mode:

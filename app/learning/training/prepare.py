@@ -20,7 +20,7 @@ from app.learning.tables.label import Label, label_key
 from app.learning.tables.table_file import TableFile
 from app.learning.training.batches import Source
 from app.learning.training.encode_table import Part, encode_parts
-from app.learning.training.task import Emit
+from app.learning.training.events import Emit, TrainingWarning
 
 GOLDEN_ROWS = 8
 
@@ -62,7 +62,7 @@ def prepare(
     classes, y = _labels(table.column(str(spec.target)), start)
     rows, held_out = split(y, spec)
     if spec.validation is not None and spec.validation.fraction is not None and not len(held_out):
-        emit({"type": "warning", "message": "no class has enough rows to hold one out; nothing is validated"})
+        emit(TrainingWarning("no class has enough rows to hold one out; nothing is validated"))
     if start is None:
         scaling, encoding = str(spec.features.scaling), str(spec.features.encoding)
         encoder = fit_encoder(table, columns, rows, scaling=scaling, encoding=encoding)

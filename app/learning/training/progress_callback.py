@@ -13,6 +13,7 @@ import numpy as np
 from app.learning import evaluation
 from app.learning.network.keras_network import network_logits
 from app.learning.training.batches import Examples, sample
+from app.learning.training.events import Epoch, Progress
 from app.learning.training.task import Diverged, OutOfTime, Task
 
 #: at most so many progress events a second within an epoch
@@ -98,13 +99,16 @@ class ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
         seconds = time.monotonic() - self._epoch_began
         rows = (self._step - self._first_step) * int(self._task.spec.fit.batch_size)
         self._first_step = 0
-        entry: dict[str, float | int | None] = {"epoch": epoch + 1, "epochs": self._epochs}
-        entry |= {name: float(v) if math.isfinite(v) else None for name, v in logs.items()}
-        entry["learning_rate"] = float(self.model.optimizer.learning_rate) if rate is None else rate
-        entry["elapsed_seconds"] = round(self.elapsed_seconds, 3)
-        entry["rows_per_second"] = round(min(rows, self._task.train.rows) / max(seconds, 1e-9), 1)
-        self.history.append(entry)
-        self._task.emit({"type": "epoch", **entry})
+        ended = Epoch(
+            epoch + 1,
+            self._epochs,
+            {name: float(score) if math.isfinite(score) else None for name, score in logs.items()},
+            learning_rate=float(self.model.optimizer.learning_rate if rate is None else rate),
+            elapsed_seconds=round(self.elapsed_seconds, 3),
+            rows_per_second=round(min(rows, self._task.train.rows) / max(seconds, 1e-9), 1),
+        )
+        self.history.append(ended.figures())
+        self._task.emit(ended)
         self._tell_progress()
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
@@ -121,13 +125,12 @@ class ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
             done, seconds = fraction, self.elapsed_seconds
         eta = seconds * (1 - fraction) / done
         self._task.emit(
-            {
-                "type": "progress",
-                "epoch": self._epoch,
-                "epochs": self._epochs,
-                "step": self._step,
-                "steps": self._task.steps,
-                "fraction": round(fraction, 4),
-                "eta_seconds": round(eta, 1),
-            }
+            Progress(
+                self._epoch,
+                self._epochs,
+                self._step,
+                self._task.steps,
+                fraction=round(fraction, 4),
+                eta_seconds=round(eta, 1),
+            )
         )

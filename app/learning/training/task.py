@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from app.learning.network.architecture import Architecture, Weights
 from app.learning.spec import TrainSpec
 from app.learning.training.batches import Source
 from app.learning.training.checkpoint import State
+from app.learning.training.events import Emit
 
 #: least time between two checkpoints
 CHECKPOINT_SECONDS = 5.0
-Emit = Callable[[dict[str, Any]], None]
 
 
 class Diverged(Exception):

@@ -30,10 +30,11 @@ from app.learning.network.architecture import Architecture, OnnxRuntime
 from app.learning.network.keras_network import KerasRuntime
 from app.learning.training import checkpoint, fit
 from app.learning.training.batches import Examples
+from app.learning.training.events import LoopChosen
 from app.learning.training.loop import prepare as prepare_variables
 from app.learning.training.prepare import class_weights
 from app.learning.training.task import Interrupted, Task
-from tests.jobs.test_training_child import converse, prepare, train
+from tests.jobs.test_training_child import converse, ended, prepare, train
 from tests.learning.training.test_fit import HELD_OUT, SEED, STEPS, TRAIN, TUTORIAL, D, K, dense, resolved, run
 from tests.service import ROOT
 
@@ -191,14 +192,14 @@ def test_keras_onnx_runtime_and_the_formula_answer_alike() -> None:
 def test_a_child_trains_a_version_that_every_backend_here_serves(tmp_path: Path) -> None:
     request = prepare(tmp_path, {"network": FULL["network"], "fit": {"epochs": 4, "class_weight": "balanced"}})
 
-    code, events = converse(request)
+    code, messages = converse(request)
 
-    assert (0, "done") == (code, events[-1]["type"])
-    assert {LOOP} == {event["loop"] for event in events if event["type"] == "loop"}
-    done = events[-1]
-    environment = done["document"]["environment"]
+    assert (0, "done") == (code, messages[-1].type)
+    assert {LOOP} == {message.loop for message in messages if isinstance(message, LoopChosen)}
+    done = ended(messages)
+    environment = done.version.environment
     assert (BACKEND, LOOP) == (environment["backend"], environment["loop"])
-    made = artifact.read(tmp_path / "version", done["sha256"])
+    made = artifact.read(tmp_path / "version", done.sha256)
     records = made.golden["records"]
     columns = {name: [record[name] for record in records] for name in records[0]}
     x = made.encoder.encode(records_cells(made.encoder, columns, len(records)))
@@ -206,7 +207,7 @@ def test_a_child_trains_a_version_that_every_backend_here_serves(tmp_path: Path)
     answer = (
         "import json, sys; from pathlib import Path; import numpy as np;"
         "from app.learning import artifact; from app.learning.network.keras_network import KerasRuntime;"
-        f"made = artifact.read(Path({str(tmp_path / 'version')!r}), {done['sha256']!r});"
+        f"made = artifact.read(Path({str(tmp_path / 'version')!r}), {done.sha256!r});"
         f"x = np.array({x.tolist()!r}, np.float32);"
         "runtime = KerasRuntime(made.architecture, made.weights, 'cpu');"
         "print(json.dumps([runtime.library, runtime.probabilities(x).tolist()]))"
@@ -238,7 +239,7 @@ def test_a_gpu_trains_where_there_is_one_and_is_refused_elsewhere(tmp_path: Path
     request = prepare(tmp_path, {"device": "gpu", "fit": {"epochs": 2}})
 
     if keras_network.has_gpu():
-        assert "gpu:0" == train(request)["document"]["environment"]["device"]
+        assert "gpu:0" == train(request).version.environment["device"]
     else:
         with pytest.raises(Invalid, match=r"Expected a GPU that .* can use for device 'gpu', got none"):
             train(request)

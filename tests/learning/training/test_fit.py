@@ -17,6 +17,7 @@ from app.learning.network.keras_network import KerasRuntime, build, is_out_of_me
 from app.learning.spec import TrainSpec
 from app.learning.training import fit
 from app.learning.training.batches import Examples
+from app.learning.training.events import Epoch, Event, Progress
 from app.learning.training.prepare import class_weights, split
 from app.learning.training.task import Diverged, OutOfTime, Task
 
@@ -54,7 +55,7 @@ def run(
     spec: TrainSpec,
     train: Examples = TRAIN,
     validation: Examples | None = None,
-    events: list[dict[str, Any]] | None = None,
+    events: list[Event] | None = None,
     **more: Any,
 ) -> fit.Fitted:
     architecture = Architecture.from_spec(spec, train.x.shape[1], K)
@@ -311,17 +312,17 @@ def test_a_run_out_of_time_within_its_first_epoch_has_nothing_to_keep() -> None:
 
 
 def test_each_epoch_is_told_with_its_figures() -> None:
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
 
     found = run(resolved(), validation=HELD_OUT, events=events)
 
-    epochs = [event for event in events if event["type"] == "epoch"]
-    assert [{"type": "epoch", **entry} for entry in found.history] == epochs
-    assert [(1, 3), (2, 3), (3, 3)] == [(event["epoch"], event["epochs"]) for event in epochs]
+    epochs = [event for event in events if isinstance(event, Epoch)]
+    assert found.history == [event.figures() for event in epochs]
+    assert [(1, 3), (2, 3), (3, 3)] == [(event.epoch, event.epochs) for event in epochs]
     names = {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "elapsed_seconds", "rows_per_second"}
-    assert {"type", "epoch", "epochs"} | names == set(epochs[0])
-    last = [event for event in events if event["type"] == "progress"][-1]
-    assert (3, 3, 3, 3, 1.0, 0.0) == tuple(last[n] for n in ("epoch", "epochs", "step", "steps", "fraction", "eta_seconds"))  # fmt: skip
+    assert {"epoch", "epochs"} | names == set(epochs[0].figures())
+    last = [event for event in events if isinstance(event, Progress)][-1]
+    assert Progress(epoch=3, epochs=3, step=3, steps=3, fraction=1.0, eta_seconds=0.0) == last
 
 
 @pytest.mark.parametrize(

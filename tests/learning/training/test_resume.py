@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -21,12 +21,14 @@ from app.learning.spec import TrainSpec
 from app.learning.training import fit
 from app.learning.training.batches import Examples, Source, StoredExamples
 from app.learning.training.checkpoint import State, read, write
+from app.learning.training.events import Epoch, Event, LearningRateSettled, LoopChosen, Progress, TrainingWarning
 from app.learning.training.loop import Mode, Position
 from app.learning.training.task import Diverged, Interrupted, OutOfTime, Task
 from tests.service import ROOT
 
 D, K = 5, 3
 Where = tuple[int, int]
+E = TypeVar("E", bound=Event)
 
 
 def blobs(n: int, seed: int = 0) -> Examples:
@@ -66,7 +68,7 @@ class Run:
         architecture: Architecture | None = None,
         **more: Any,
     ) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.states: list[State] = []
         self._stop: Where | None = None
         self._epoch = self._chunks = 0
@@ -93,13 +95,13 @@ class Run:
         write(self.states[-1], folder / "checkpoint")
         return read(folder / "checkpoint")
 
-    def told(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["type"] == kind]
+    def told(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _hear(self, event: Event) -> None:
         self.events.append(event)
-        if event["type"] == "epoch":
-            self._epoch, self._chunks = event["epoch"], 0
+        if isinstance(event, Epoch):
+            self._epoch, self._chunks = event.epoch, 0
 
     def _is_stopping(self) -> bool:
         self._chunks += 1
@@ -137,7 +139,7 @@ def test_a_run_that_is_interrupted_again_and_again_ends_as_if_left_alone(
 
     assert expected == outcome(run.fitted(saved))
     # by each part its own epochs, none twice
-    assert list(range(1, last + 2)) == [event["epoch"] for event in run.told("epoch")]
+    assert list(range(1, last + 2)) == [event.epoch for event in run.told(Epoch)]
     assert sorted(set(reached)) == reached
     assert (0, 1) == reached[0]
     assert last == reached[-1][0]
@@ -236,10 +238,10 @@ def test_a_run_that_diverges_at_a_rate_of_ours_starts_again_once_at_a_tenth() ->
 
     found = run.fitted()
 
-    (warning,), (settled,) = run.told("warning"), run.told("settled")
-    assert "diverged in epoch 1; training starts again at a tenth of the learning rate" in warning["message"]
-    assert {"type": "settled", "learning_rate": 0.3} == {**settled, "learning_rate": round(settled["learning_rate"], 9)}
-    assert settled["learning_rate"] == found.learning_rate
+    (warning,), (settled,) = run.told(TrainingWarning), run.told(LearningRateSettled)
+    assert "diverged in epoch 1; training starts again at a tenth of the learning rate" in warning.message
+    assert 0.3 == round(settled.learning_rate, 9)
+    assert settled.learning_rate == found.learning_rate
     assert [1, 2, 3] == [entry["epoch"] for entry in found.history]
     calm = Run(resolved(3, **(STEEP | {"optimizer": STEEP["optimizer"] | {"learning_rate": found.learning_rate}})))
     assert outcome(calm.fitted()) == outcome(found)
@@ -255,7 +257,7 @@ def test_a_run_that_was_interrupted_after_it_started_again_goes_on_at_that_rate(
 
     assert expected == outcome(found)
     assert 0.3 == pytest.approx(found.learning_rate)
-    assert 1 == len(run.told("settled"))
+    assert 1 == len(run.told(LearningRateSettled))
 
 
 @pytest.mark.parametrize(("is_rate_auto", "rate", "told"), [(False, 3.0, 0), (True, 1e6, 1)])
@@ -269,7 +271,7 @@ def test_a_run_that_diverges_at_the_callers_rate_or_twice_has_failed(
         run.fitted()
 
     assert 1 == caught.value.epoch
-    assert told == len(run.told("settled")) == len(run.told("warning"))
+    assert told == len(run.told(LearningRateSettled)) == len(run.told(TrainingWarning))
 
 
 def test_a_loss_that_explodes_is_caught_while_it_is_finite() -> None:
@@ -280,7 +282,7 @@ def test_a_loss_that_explodes_is_caught_while_it_is_finite() -> None:
         run.fitted()
 
     assert 1 == caught.value.epoch
-    assert not run.told("epoch")
+    assert not run.told(Epoch)
 
 
 def test_the_time_before_a_run_was_taken_up_again_counts(tmp_path: Path) -> None:
@@ -304,8 +306,8 @@ def test_what_is_left_is_estimated_at_the_pace_of_the_run_that_goes_on(tmp_path:
 
     run.fitted(late)
 
-    told = run.told("progress")
-    assert told[-1]["eta_seconds"] < 500
+    told = run.told(Progress)
+    assert told[-1].eta_seconds < 500
 
 
 def test_the_time_before_a_run_started_again_counts(tmp_path: Path) -> None:
@@ -318,7 +320,7 @@ def test_the_time_before_a_run_started_again_counts(tmp_path: Path) -> None:
     with pytest.raises(OutOfTime):
         run.fitted(late)
 
-    assert 1 == len(run.told("settled"))
+    assert 1 == len(run.told(LearningRateSettled))
 
 
 def test_what_xla_cannot_compile_is_computed_in_a_graph() -> None:
@@ -335,8 +337,8 @@ def test_what_xla_cannot_compile_is_computed_in_a_graph() -> None:
     found = run.fitted()
 
     assert "graph" == found.loop
-    assert ["xla", "graph"] == [event["loop"] for event in run.told("loop")]
-    (warning,) = run.told("warning")
-    assert "could not be compiled in mode xla, and are computed in mode graph" in warning["message"]
+    assert ["xla", "graph"] == [event.loop for event in run.told(LoopChosen)]
+    (warning,) = run.told(TrainingWarning)
+    assert "could not be compiled in mode xla, and are computed in mode graph" in warning.message
     assert found.history
     assert math.isfinite(float(found.history[-1]["loss"] or math.nan))

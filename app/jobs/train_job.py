@@ -1,0 +1,135 @@
+"""One job, from its table files to a version's files. Knows neither the worker, the database nor the store."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from app.errors import Invalid
+from app.jobs.messages import Done, TrainRequest
+from app.jobs.write_version import write_version
+from app.learning import artifact
+from app.learning.network import keras_network
+from app.learning.network.architecture import Architecture
+from app.learning.training import checkpoint, fit
+from app.learning.training.events import CheckpointWritten, DeviceChosen, Emit, LogLine, TrainingWarning
+from app.learning.training.prepare import prepare
+from app.learning.training.task import Task
+
+
+def train(request: TrainRequest, emit: Emit, is_stopping: Callable[[], bool] = lambda: False) -> Done:
+    """Carry out one job: write a version's files into the folder `version` of the request's folder.
+
+    Args:
+        emit: gets the events of the run.
+        is_stopping: whether to write a checkpoint and stop.
+
+    Raises:
+        Invalid: the data cannot train, or there is no such device.
+        Diverged, OutOfTime, Interrupted: the run did not end well, or not yet.
+    """
+    spec, start = request.spec, request.start
+    device = _device(spec.device, request.gpu)
+    emit(DeviceChosen(device))
+    start_version = None if start is None else artifact.read(start.folder, start.sha256)
+    data = prepare(
+        (request.table, request.validation_table),
+        request.columns,
+        spec,
+        start_version,
+        memory_bytes=request.memory_bytes,
+        folder=request.folder,
+        emit=emit,
+    )
+    architecture = Architecture.from_spec(spec, data.encoder.width, len(data.classes))
+    task = Task(
+        architecture,
+        spec,
+        data.train,
+        data.validation,
+        emit,
+        start=None if start_version is None else start_version.weights,
+        is_rate_auto="optimizer.learning_rate" in request.auto,
+        keep=_checkpoint_writer(request, emit),
+        is_stopping=is_stopping,
+        checkpoint_seconds=request.checkpoint_seconds,
+        forget_compiled=lambda: _forget_compiled(request.compiled),
+    )
+    with keras_network.on(device):
+        fitted = fit.fit(task, _read_checkpoint(request, emit))
+    return write_version(spec, data, architecture, fitted, device, request.folder / "version")
+
+
+def _device(asked: str, gpu: str | None) -> str:
+    """Return the device to compute on.
+
+    Args:
+        asked: the `device` of the specification.
+        gpu: the worker's choice where the choice is left to the service.
+    """
+    if asked == "cpu":
+        return "cpu"
+    if not keras_network.has_gpu():
+        if asked == "auto":
+            return "cpu"
+        backend = keras_network.environment()["backend"]
+        raise Invalid.at(("device",), f"Expected a GPU that {backend} can use for device {asked!r}, got none.")
+    return asked if ":" in asked else gpu or "gpu:0"
+
+
+def _plan(request: TrainRequest) -> str:
+    """Return a digest of all that a run's outcome depends on: a checkpoint of another plan is of no use."""
+    start = None if request.start is None else {"folder": str(request.start.folder), "sha256": request.start.sha256}
+    asked = {
+        "spec": request.spec.model_dump(mode="json"),
+        "columns": request.columns,
+        "start": start,
+        "auto": request.auto,
+    }
+    tables = [path.name for path in (request.table, request.validation_table) if path is not None]
+    plan = [asked, tables, keras_network.environment()]
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def _read_checkpoint(request: TrainRequest, emit: Emit) -> checkpoint.State | None:
+    """Return the state in the checkpoint that a request names, or None where the run begins at its first epoch."""
+    if request.checkpoint is None:
+        return None
+    try:
+        state = checkpoint.read(request.checkpoint)
+    except checkpoint.Unusable as error:
+        emit(TrainingWarning(f"training begins at its first epoch: {error}"))
+        return None
+    if state.facts["plan"] != _plan(request):
+        emit(TrainingWarning("training begins at its first epoch: the checkpoint is of another release"))
+        return None
+    epoch, step = state.facts["epoch"], state.facts["step"]
+    emit(LogLine(f"training goes on from its checkpoint, after epoch {epoch} and {step} more steps"))
+    return state
+
+
+def _checkpoint_writer(request: TrainRequest, emit: Emit) -> Callable[[checkpoint.State], None]:
+    """Return a function that writes each state of a run to a file of its own; a full disk is a warning."""
+    plan, count = _plan(request), itertools.count(1)
+
+    def write(state: checkpoint.State) -> None:
+        path = request.folder / f"checkpoint-{next(count)}"
+        try:
+            checkpoint.write(checkpoint.State({**state.facts, "plan": plan}, state.arrays), path)
+        except OSError as error:
+            emit(TrainingWarning(f"a checkpoint could not be written, training goes on: {error}"))
+            return
+        emit(CheckpointWritten(path, state.facts["epoch"]))
+
+    return write
+
+
+def _forget_compiled(folder: Path) -> bool:
+    """Empty XLA's cache, and return whether there was anything in it: a file that was cut off is an error each time."""
+    files = list(folder.glob("*.pb")) if folder.is_dir() else []
+    for file in files:
+        file.unlink(missing_ok=True)
+    return bool(files)

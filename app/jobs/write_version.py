@@ -1,0 +1,110 @@
+"""What was fitted, measured and written as a version's files. Knows no files but those, and no job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.jobs.messages import Done, Scores, VersionDescription
+from app.learning import artifact, evaluation
+from app.learning.network import keras_network
+from app.learning.network.architecture import Architecture, OnnxRuntime
+from app.learning.spec import TrainSpec, count_parameters
+from app.learning.training.batches import Examples, Source, sample
+from app.learning.training.fit import Fitted
+from app.learning.training.prepare import Prepared
+
+#: rows on which the served network is compared with Keras
+PARITY_ROWS = 1000
+#: what a probability of `OnnxRuntime` and one of Keras may differ by
+PARITY = 1e-5
+#: the scores of a version
+SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc_ovr")
+
+
+def write_version(
+    spec: TrainSpec, data: Prepared, architecture: Architecture, fitted: Fitted, device: str, folder: Path
+) -> Done:
+    """Measure what was fitted, and write it into a folder, which is made.
+
+    Raises:
+        RuntimeError: the served network does not compute what Keras does.
+    """
+    runtime = OnnxRuntime(architecture, fitted.weights)
+    classes = len(data.classes)
+    # one after the other, so that one sample at a time is in memory
+    scores = _scores(runtime, data.train, classes, architecture, fitted, spec)
+    validation = None
+    if data.validation is not None:
+        validation = _scores(runtime, data.validation, classes, architecture, fitted, spec)
+    optimizer = spec.optimizer.model_copy(update={"learning_rate": fitted.learning_rate})
+    records, x = data.golden
+    version = artifact.Artifact(
+        architecture=architecture,
+        encoder=data.encoder,
+        classes=tuple(data.classes),
+        weights=fitted.weights,
+        training={
+            "spec": spec.model_copy(update={"optimizer": optimizer}).model_dump(mode="json"),
+            "metrics": {"train": scores, "validation": validation},
+            "history": fitted.history,
+        },
+        golden={"records": records, "probabilities": runtime.probabilities(x).tolist()},
+    )
+    folder.mkdir()
+    sha256 = artifact.write(version, folder)
+    description = VersionDescription(
+        weights_sha256=artifact.weights_sha256(fitted.weights),
+        inputs=[_describe_input(state) for state in data.encoder.document()],
+        classes=data.classes,
+        spec=version.training["spec"],
+        metrics=version.training["metrics"],
+        history=fitted.history,
+        stopped=fitted.stopped,
+        parameters=count_parameters(data.encoder.width, spec, classes),
+        features=data.encoder.width,
+        rows={"train": data.train.rows, "validation": 0 if data.validation is None else data.validation.rows},
+        size_bytes=sum(file.stat().st_size for file in folder.iterdir()),
+        environment={**keras_network.environment(), "device": device, "loop": fitted.loop},
+    )
+    shown = ("loss", "accuracy")
+    metrics = {name: scores[name] for name in shown}
+    metrics |= {f"val_{name}": validation[name] if validation else None for name in shown}
+    return Done(sha256, description, metrics)
+
+
+def check_parity(architecture: Architecture, fitted: Fitted, runtime: OnnxRuntime, x: NDArray[np.float32]) -> None:
+    """Compare the served network with Keras on encoded rows, float32 (n, d).
+
+    Raises:
+        RuntimeError: they differ by more than `PARITY`.
+    """
+    reference = keras_network.KerasRuntime(architecture, fitted.weights, "cpu").probabilities(x)
+    difference = float(np.abs(reference - runtime.probabilities(x)).max())
+    if not difference <= PARITY:
+        raise RuntimeError(f"the served network differs from Keras by {difference:g}, more than {PARITY:g}")
+
+
+def _scores(
+    runtime: OnnxRuntime, source: Source, classes: int, architecture: Architecture, fitted: Fitted, spec: TrainSpec
+) -> Scores:
+    """Return the scores on a sample of the rows."""
+    examples: Examples = sample(source, classes)
+    check_parity(architecture, fitted, runtime, examples.x[:PARITY_ROWS])
+    evaluated = evaluation.evaluate(
+        runtime.logits(examples.x),
+        examples.y,
+        label_smoothing=spec.fit.label_smoothing,
+        penalty=architecture.penalty(fitted.weights),
+    )
+    return {name: getattr(evaluated, name) for name in SCORES}
+
+
+def _describe_input(state: Mapping[str, object]) -> dict[str, object]:
+    shown = {name: state[name] for name in ("name", "kind", "missing")}
+    if state["kind"] == "categorical":
+        return {**shown, "categories": state["categories"]}
+    return {**shown, "min": state["low"], "max": state["high"]} if state["kind"] == "numeric" else shown
