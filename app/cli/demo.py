@@ -1,24 +1,24 @@
-"""`python -m app.cli.demo`: the main job from end to end, on a service of its own. Knows the client alone.
+"""`python -m app.cli.demo`: the main job from end to end, on a service of its own. Uses the client alone.
 
-A table goes in, a model is trained, evaluated and asked; each step is shown with its `curl` line. Nothing stays.
+Uploads a table, trains a model, evaluates it and predicts; shows each step with its `curl` line. Nothing stays behind.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.cli.display import follow, make_console, show_evaluation, show_version
 from app.client import Client, FitserveError, Job
@@ -26,44 +26,25 @@ from app.client import Client, FitserveError, Job
 if TYPE_CHECKING:
     from rich.console import Console
 
-ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path("examples/penguins.csv")
 TARGET = "species"
-#: what a small network reaches on this table with room to spare
+#: a small network reaches more on this table
 LEAST_ACCURACY = 0.95
 READY_SECONDS = 60.0
 TRAIN_SECONDS = 150.0
 STOP_SECONDS = 30.0
+POLL_SECONDS = 0.1
+#: lines of the service's log that are shown after an error
 LOG_LINES = 25
-RECORDS: list[dict[str, Any]] = [
-    {
-        "island": "Torgersen",
-        "bill_length_mm": 38.2,
-        "bill_depth_mm": 18.4,
-        "flipper_length_mm": 184,
-        "body_mass_g": 3500,
-        "sex": "female",
-        "year": 2007,
-    },
-    {
-        "island": "Biscoe",
-        "bill_length_mm": 49.1,
-        "bill_depth_mm": 15.6,
-        "flipper_length_mm": 222,
-        "body_mass_g": 5450,
-        "sex": "male",
-        "year": 2009,
-    },
-    {
-        "island": "Dream",
-        "bill_length_mm": 49.6,
-        "bill_depth_mm": 18.7,
-        "flipper_length_mm": 200,
-        "body_mass_g": None,
-        "sex": "male",
-        "year": 2008,
-    },
+ADDRESS = re.compile(r"serving on (http://\S+)")
+COLUMNS = ("island", "bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g", "sex", "year")
+ROWS = [
+    ("Torgersen", 38.2, 18.4, 184, 3500, "female", 2007),
+    ("Biscoe", 49.1, 15.6, 222, 5450, "male", 2009),
+    ("Dream", 49.6, 18.7, 200, None, "male", 2008),
 ]
+#: the columns of `ROWS` that are shown beside the predictions, and their short names
+SHOWN = {"island": "island", "bill_length_mm": "bill", "flipper_length_mm": "flipper", "body_mass_g": "mass"}
 
 
 class DemoFailed(Exception):
@@ -71,13 +52,14 @@ class DemoFailed(Exception):
 
 
 def main() -> int:
-    """Run the demonstration; gives the exit code."""
+    """Run the demonstration and return the exit code."""
     console, began = make_console(), time.monotonic()
-    # so that the service is stopped and the folder removed
+    # a signal becomes SystemExit, so that the service is stopped and the folder removed
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: sys.exit(128 + received))
-    if not (ROOT / TABLE).is_file():
-        console.print(f"demo: expected the table at {ROOT / TABLE}; run the demo from a clone of the repository")
+    if not TABLE.is_file():
+        message = f"demo: expected the table {TABLE} in {Path.cwd()}; run the demo in a clone of the repository"
+        console.print(message, soft_wrap=True)
         return 1
     folder = Path(tempfile.mkdtemp(prefix="fitserve-demo-"))
     log = folder / "service.log"
@@ -105,12 +87,12 @@ def _show(client: Client, console: Console) -> None:
         "Upload a table",
         f"curl -H 'Content-Type: text/csv' --data-binary @{TABLE} '{api}/datasets?name={TABLE.name}'",
     )
-    dataset = client.upload(ROOT / TABLE)
+    dataset = client.upload(TABLE)
     console.print(f"data set {dataset.id}: {dataset.rows} rows, {len(dataset.columns)} columns")
 
-    request: dict[str, Any] = {"dataset": dataset.id, "target": TARGET}
+    request = {"dataset": dataset.id, "target": TARGET}
     _step(console, "Train a model on it", _post(f"{api}/models/penguins/train", request))
-    job = client.train("penguins", **request)
+    job = client.train("penguins", dataset=dataset, target=TARGET)
     console.print(f"curl -N -H 'Accept: text/event-stream' {api}/jobs/{job.id}/events", style="cyan", soft_wrap=True)
     job = follow(client, job, console, timeout=TRAIN_SECONDS)
     show_version(client.version(job.ref), console)
@@ -118,56 +100,56 @@ def _show(client: Client, console: Console) -> None:
     _step(console, "Evaluate it", _post(f"{api}/models/penguins/evaluate", {"dataset": dataset.id}))
     _evaluate(client, job, dataset.id, console)
 
-    _step(console, "Predict", _post(f"{api}/models/penguins/predict", {"records": RECORDS}))
-    _predict(client, console)
+    records: list[dict[str, object]] = [dict(zip(COLUMNS, row, strict=True)) for row in ROWS]
+    _step(console, "Predict", _post(f"{api}/models/penguins/predict", {"records": records}))
+    _predict(client, records, console)
 
 
 def _evaluate(client: Client, job: Job, dataset_id: str, console: Console) -> None:
-    found = client.evaluate(job.ref, dataset=dataset_id)
+    evaluation = client.evaluate(job.ref, dataset=dataset_id)
     console.print("On the whole table; the validation accuracy above is of held-out rows.", style="dim")
-    show_evaluation(found, console)
-    accuracy = found["accuracy"]
+    show_evaluation(evaluation, console)
+    accuracy = evaluation["accuracy"]
     if accuracy is None or accuracy < LEAST_ACCURACY:
         raise DemoFailed(f"expected an accuracy of at least {LEAST_ACCURACY}, got {accuracy}")
 
 
-def _predict(client: Client, console: Console) -> None:
+def _predict(client: Client, records: list[dict[str, object]], console: Console) -> None:
     from rich.table import Table
 
-    answer = client.predict("penguins", records=RECORDS)
-    columns = {"island": "island", "bill_length_mm": "bill", "flipper_length_mm": "flipper", "body_mass_g": "mass"}
-    table = Table(*columns.values(), TARGET, "probability", "note")
-    notes = {each["row"]: f"{columns.get(each['column'], each['column'])} {each['code']}" for each in answer.warnings}
-    for row, record in enumerate(RECORDS):
-        cells = ["–" if record[name] is None else str(record[name]) for name in columns]
-        probability = max(answer.probabilities[row])
-        table.add_row(*cells, str(answer.predictions[row]), f"{probability:.3f}", notes.get(row, ""))
+    prediction = client.predict("penguins", records=records)
+    table = Table(*SHOWN.values(), TARGET, "probability", "note")
+    notes = {
+        warning["row"]: f"{SHOWN.get(warning['column'], warning['column'])} {warning['code']}"
+        for warning in prediction.warnings
+    }
+    for row, record in enumerate(records):
+        cells = ["–" if record[name] is None else str(record[name]) for name in SHOWN]
+        probability = max(prediction.probabilities[row])
+        table.add_row(*cells, str(prediction.predictions[row]), f"{probability:.3f}", notes.get(row, ""))
     console.print(table)
 
 
 @contextmanager
 def _service(data: Path, log: Path, console: Console) -> Iterator[str]:
-    """Run a service on a free port; gives its address, and stops it at the end.
+    """Run a service on a free port, yield its address, and stop it at the end.
 
     Raises:
-        DemoFailed: it did not come up, or did not stop as it should.
+        DemoFailed: the service did not start, or did not stop as it should.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["-m", "app", "serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data)]
-    # settings of another service are not for this one
+    arguments = ["-m", "app", "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(data)]
+    # settings in the environment are meant for another service
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FITSERVE_")}
     _step(console, "Start the service", shlex.join(["python", *arguments]))
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
+            [sys.executable, *arguments], env=environment, stdout=out, stderr=out, start_new_session=True
         )
-    url = f"http://127.0.0.1:{port}"
     try:
+        began = time.monotonic()
         with console.status("waiting until it is ready"):
-            seconds = _await_ready(process, url)
-        console.print(f"ready after {seconds:.1f} seconds; documentation at {url}/docs")
+            url = _await_ready(process, log, began + READY_SECONDS)
+        console.print(f"ready after {time.monotonic() - began:.1f} seconds; documentation at {url}/docs")
         yield url
         _step(console, "Stop the service", f"kill -TERM {process.pid}")
         process.terminate()
@@ -179,20 +161,22 @@ def _service(data: Path, log: Path, console: Console) -> Iterator[str]:
             _await_end(process)
 
 
-def _await_ready(process: subprocess.Popen[bytes], url: str) -> float:
-    began = time.monotonic()
-    with Client(url, "") as client:
-        while not client.is_ready():
-            if process.poll() is not None:
-                raise DemoFailed(f"the service ended with exit code {process.returncode}")
-            if time.monotonic() - began > READY_SECONDS:
-                raise DemoFailed(f"the service was not ready within {READY_SECONDS:.0f} seconds")
-            time.sleep(0.1)
-    return time.monotonic() - began
+def _await_ready(process: subprocess.Popen[bytes], log: Path, deadline: float) -> str:
+    """Return the address that the service prints, once the service takes requests there."""
+    while time.monotonic() < deadline:
+        address = ADDRESS.search(log.read_text(errors="replace"))
+        if address is not None:
+            with Client(address[1], "") as client:
+                if client.is_ready():
+                    return address[1]
+        if process.poll() is not None:
+            raise DemoFailed(f"the service ended with exit code {process.returncode}")
+        time.sleep(POLL_SECONDS)
+    raise DemoFailed(f"the service was not ready within {READY_SECONDS:.0f} seconds")
 
 
 def _await_end(process: subprocess.Popen[bytes]) -> int | None:
-    """Wait for a process that was told to stop; gives its exit code, or None where it had to be killed."""
+    """Return the exit code of a process that was asked to stop, or None where it had to be killed."""
     try:
         return process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -206,7 +190,7 @@ def _step(console: Console, title: str, command: str) -> None:
     console.print(command, style="cyan", soft_wrap=True)
 
 
-def _post(url: str, body: dict[str, Any]) -> str:
+def _post(url: str, body: Mapping[str, object]) -> str:
     return f"curl -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))} {url}"
 
 

@@ -30,7 +30,8 @@ from app.errors import FitserveError, Unavailable
 from app.settings import Settings
 
 app = typer.Typer(name="fitserve", help="Post a table, get a trained and served classifier.", no_args_is_help=True)
-remote.register(app)
+for command in (remote.train, remote.evaluate, remote.predict):
+    app.command()(command)
 
 BackupFile = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", show_default=False)]
 Parent = Annotated[int | None, typer.Option(hidden=True, help="Die with this process.")]

@@ -1,4 +1,4 @@
-"""The commands that talk to a service: train, evaluate, predict. Knows the client and the terminal, and nothing behind them.
+"""The commands that talk to a service: train, evaluate and predict. Uses the client, and nothing else of the application.
 
 The client and rich are imported when a command runs: `fitserve serve` needs neither.
 """
@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from app.cli.display import follow, make_console, show_evaluation, show_version
 
 if TYPE_CHECKING:
-    from app.client import Client, Prediction
+    from app.client import Client, Document, Prediction
 
-#: characters of CSV in one predict request, well below the service's default limit
+#: characters of CSV in one predict request: a fourth of the service's default limit
 BATCH_CHARACTERS = 2_000_000
 
 Url = Annotated[
@@ -43,12 +43,6 @@ Rows = Annotated[
         show_default=False,
     ),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (train, evaluate, predict):
-        app.command()(command)
 
 
 def train(
@@ -72,10 +66,10 @@ def train(
 ) -> None:
     """Upload a table, train a model on it and show its progress."""
     request = _read_spec(spec)
-    _put(request, "features", exclude=exclude or None)
-    _put(request, "network", layers=_layers(layers))
-    _put(request, "optimizer", learning_rate=learning_rate)
-    _put(request, "fit", epochs=epochs, batch_size=batch_size, seed=seed)
+    _overrule(request, "features", exclude=exclude or None)
+    _overrule(request, "network", layers=_layers(layers))
+    _overrule(request, "optimizer", learning_rate=learning_rate)
+    _overrule(request, "fit", epochs=epochs, batch_size=batch_size, seed=seed)
     if target is not None:
         request["target"] = target
     console = make_console(stderr=True)
@@ -100,11 +94,11 @@ def train(
 def evaluate(ref: Ref, file: Table, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
     """Score a model on a file of labelled rows."""
     with connect(url, key) as client:
-        found = client.evaluate(ref, file=file)
+        evaluation = client.evaluate(ref, file=file)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(evaluation))
     else:
-        show_evaluation(found, make_console())
+        show_evaluation(evaluation, make_console())
 
 
 def predict(ref: Ref, file: Rows, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
@@ -116,18 +110,14 @@ def predict(ref: Ref, file: Rows, url: Url = None, key: Key = None, as_json: AsJ
         for number, prediction in enumerate(_predictions(client, ref, text)):
             if as_json:
                 print(json.dumps(prediction.document))
-                continue
-            _warn(prediction)
-            out = csv.writer(sys.stdout, lineterminator="\n")
-            if number == 0:
-                out.writerow(["prediction", *(f"probability_{label}" for label in prediction.classes)])
-            for label, probabilities in zip(prediction.predictions, prediction.probabilities, strict=True):
-                out.writerow([label, *probabilities])
+            else:
+                _show_warnings(prediction)
+                _write_csv(prediction, with_header=number == 0)
 
 
 @contextmanager
 def connect(url: str | None, key: str | None) -> Iterator[Client]:
-    """Give a client; what goes wrong with it becomes lines on standard error and exit code 1."""
+    """Open a client; an error of the client or of a file ends the command with a line and exit code 1."""
     from app.client import ApiError, Client, FitserveError
 
     try:
@@ -138,34 +128,34 @@ def connect(url: str | None, key: str | None) -> Iterator[Client]:
         with client:
             yield client
     except BrokenPipeError:
-        # the reader of standard output has had enough; typer ends quietly
+        # the reader of standard output has closed it; typer ends quietly
         raise
     except (FitserveError, OSError, ValueError, csv.Error) as error:
         typer.echo(f"fitserve: {error}", err=True)
-        # where there is one fault, the detail is its message
+        # with a single fault, the detail is its message
         for fault in error.errors if isinstance(error, ApiError) and len(error.errors) > 1 else ():
             place = ".".join(str(part) for part in fault.get("loc", ()))
             typer.echo(f"  {place}: {fault.get('message', '')}", err=True)
         raise typer.Exit(1) from None
 
 
-def _read_spec(path: Path | None) -> dict[str, Any]:
+def _read_spec(path: Path | None) -> Document:
     if path is None:
         return {}
     try:
-        found = json.loads(path.read_bytes())
+        spec = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"expected a JSON file: {error}", param_hint="--spec") from None
-    if not isinstance(found, dict) or {"data", "dataset"} & set(found):
+    if not isinstance(spec, dict) or {"data", "dataset"} & set(spec):
         raise typer.BadParameter('expected a JSON object without "data" and "dataset"', param_hint="--spec")
-    return found
+    return spec
 
 
-def _put(request: dict[str, Any], part: str, **values: Any) -> None:
-    """Let the flags that were given overrule the file."""
-    given = {name: value for name, value in values.items() if value is not None}
-    if given:
-        request[part] = {**(request.get(part) or {}), **given}
+def _overrule(spec: Document, part: str, **flags: object) -> None:
+    """Set the values of the flags that are there in a part of the specification, which may come from a file."""
+    values = {name: value for name, value in flags.items() if value is not None}
+    if values:
+        spec[part] = (spec.get(part) or {}) | values
 
 
 def _layers(text: str | None) -> list[dict[str, int]] | None:
@@ -194,33 +184,32 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 
 
 def _predictions(client: Client, ref: str, text: TextIO) -> Iterator[Prediction]:
-    first = text.readline()
-    if first.lstrip()[:1] in ("{", "["):
-        document = json.loads(first + text.read())
-        forms = (
-            {"records": document}
-            if isinstance(document, list)
-            else {"rows" if n == "x" else n: document[n] for n in document}
-        )
-        if set(forms) not in ({"records"}, {"columns"}, {"rows"}):
+    """Return the predictions for a JSON document, or for each part of a CSV file."""
+    first_line = text.readline()
+    if first_line.lstrip()[:1] in ("{", "["):
+        document = json.loads(first_line + text.read())
+        forms = {"records": document} if isinstance(document, list) else document
+        # the client's name of the matrix "x" is `rows`
+        arguments: Document = {{"x": "rows"}.get(name, name): value for name, value in forms.items()}
+        if set(arguments) not in ({"records"}, {"columns"}, {"rows"}):
             raise ValueError('expected JSON with one of "records", "columns" and "x", or a list of records')
-        yield client.predict(ref, **forms)
+        yield client.predict(ref, **arguments)
         return
-    # the service takes commas; the header shows what the file has
-    delimiter = max(",;\t|", key=first.count)
-    for part in _parts(csv.reader(chain([first], text), delimiter=delimiter, strict=True)):
+    # the service takes commas; the header shows the delimiter of the file
+    delimiter = max(",;\t|", key=first_line.count)
+    for part in _parts(csv.reader(chain([first_line], text), delimiter=delimiter, strict=True)):
         yield client.predict(ref, csv=part)
 
 
-def _parts(lines: Iterator[list[str]]) -> Iterator[str]:
-    """Give CSV in parts of about `BATCH_CHARACTERS`, each with the header; one part at least."""
-    header, is_first = next(lines, []), True
+def _parts(rows: Iterator[list[str]]) -> Iterator[str]:
+    """Return CSV in parts of about `BATCH_CHARACTERS`, each with the header; there is at least one part."""
+    header, is_first = next(rows, []), True
     while True:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(header)
         row = None
-        for row in lines:
+        for row in rows:
             writer.writerow(row)
             if out.tell() >= BATCH_CHARACTERS:
                 break
@@ -230,7 +219,15 @@ def _parts(lines: Iterator[list[str]]) -> Iterator[str]:
         yield out.getvalue()
 
 
-def _warn(prediction: Prediction) -> None:
+def _write_csv(prediction: Prediction, *, with_header: bool) -> None:
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    if with_header:
+        out.writerow(["prediction", *(f"probability_{label}" for label in prediction.classes)])
+    for label, probabilities in zip(prediction.predictions, prediction.probabilities, strict=True):
+        out.writerow([label, *probabilities])
+
+
+def _show_warnings(prediction: Prediction) -> None:
     total = prediction.document.get("warnings_total") or len(prediction.warnings)
     if total:
         first = prediction.warnings[0]
