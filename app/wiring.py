@@ -53,7 +53,6 @@ class Services:
     totals: Totals | None = None
     is_draining: bool = False
     open_streams: int = 0
-    _closers: list[JobQueue] = field(default_factory=list)
 
     def parser_for(self, file: Path) -> ParserProcess:
         """Give the child that parses a file: large ones have one of their own."""
@@ -74,9 +73,7 @@ class Services:
         """End what works here, and close the database's connections."""
         for lane in self.lanes:
             lane.close()
-        for engine in self._closers:
-            engine.close()
-        self.rooms.database.close()
+        self.rooms.close()
 
 
 def make_data_dir(folder: Path) -> None:
@@ -93,25 +90,25 @@ def make_data_dir(folder: Path) -> None:
         raise OSError(f"the data directory {folder} cannot be written: {error.strerror}") from error
 
 
-def open_rooms(settings: Settings) -> tuple[Rooms, JobQueue]:
+def open_rooms(settings: Settings) -> Rooms:
     """Open every room; the database has been migrated by then."""
     url = settings.resolved_database_url
-    database, blobs, engine = Database(url), LocalBlobs(settings.resolved_store), JobQueue(url)
-    rooms = Rooms(
+    database, blobs, queue = Database(url), LocalBlobs(settings.resolved_store), JobQueue(url)
+    return Rooms(
         database=database,
         blobs=blobs,
+        queue=queue,
         datasets=Datasets(database, blobs),
-        jobs=Jobs(database, engine, settings.max_queued_jobs),
+        jobs=Jobs(database, queue, settings.max_queued_jobs),
         registry=Registry(database, blobs),
         workers=Workers(database),
         checkpoints=Checkpoints(blobs),
     )
-    return rooms, engine
 
 
 def open_services(settings: Settings) -> Services:
     """Open what the API needs."""
-    rooms, engine = open_rooms(settings)
+    rooms = open_rooms(settings)
     bounds = (settings.max_rows, settings.max_columns, settings.max_ingest_seconds, settings.max_ingest_bytes)
     large = ParserProcess(*bounds)
     return Services(
@@ -127,7 +124,6 @@ def open_services(settings: Settings) -> Services:
         ),
         job_waiter=JobWaiter(rooms.jobs),
         keys=Keys(rooms.database, settings.configured_key()),
-        _closers=[engine],
     )
 
 

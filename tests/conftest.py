@@ -137,7 +137,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def rooms(tmp_path: Path, database_url: str) -> Iterator[Rooms]:
     """Every room, on an empty database and an empty local store in `tmp_path / "data"`."""
-    opened, engine = open_rooms(Settings(data_dir=tmp_path / "data", database_url=database_url))
+    opened = open_rooms(Settings(data_dir=tmp_path / "data", database_url=database_url))
     yield opened
-    engine.close()
-    opened.database.close()
+    opened.close()

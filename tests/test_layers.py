@@ -99,7 +99,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "alembic": ("storage.migrate", "storage.migrations"),
     "obstore": ("storage.blobs",),
     "simdjson": ("fast_path.parse",),
-    "dbos": ("storage.job_queue", "storage.migrate", "jobs.worker"),
+    "dbos": ("storage.job_engine",),
     "httpx": ("client",),
     "typer": ("cli",),
 }
@@ -210,7 +210,7 @@ def test_learning_knows_neither_sql_nor_http() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("app.server.main", "tensorflow keras polars alembic onnx"),
+        ("app.server.main", "tensorflow keras polars alembic onnx dbos psycopg"),
         ("app.jobs.worker", "tensorflow keras polars fastapi uvicorn"),
         ("app.ingest.parser_child", "tensorflow keras sqlalchemy dbos fastapi onnxruntime"),
         ("app.client", "fastapi sqlalchemy dbos numpy pydantic"),

@@ -71,15 +71,14 @@ def work(settings: Settings, parent: Parent = None) -> None:
     hold(settings.data_dir / f"{settings.worker_name}.lock", f"a worker named {settings.worker_name!r} (--worker-name)")
     if parent is None:
         _migrate(settings)
-    rooms, engine = open_rooms(settings)
+    rooms = open_rooms(settings)
     try:
         slots = max(settings.workers, 1)
         cache = settings.data_dir.absolute() / "cache"
         worker_settings = WorkerSettings(slots, encoded_bytes(settings), settings.checkpoint_seconds, cache)
         Worker(rooms, settings.worker_name, worker_settings).run()
     finally:
-        engine.close()
-        rooms.database.close()
+        rooms.close()
 
 
 @app.command()

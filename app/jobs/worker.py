@@ -10,15 +10,13 @@ import asyncio
 import logging
 import signal
 
-from dbos import DBOS, DBOSConfig
-
 from app.jobs.gpu_choice import GpuChoice
 from app.jobs.heartbeat import beat
 from app.jobs.job_runner import JobRunner
 from app.jobs.training_process import WarmTrainingProcess
 from app.jobs.worker_settings import WorkerSettings
 from app.records.rooms import Rooms
-from app.storage.job_queue import APPLICATION, ENGINE_VERSION, PORTABLE, QUEUE, WORKFLOW
+from app.storage.job_engine import APPLICATION, DBOS, ENGINE_VERSION, PORTABLE, QUEUE, WORKFLOW, DBOSConfig
 from app.system.machine import gpus
 
 logger = logging.getLogger(__name__)

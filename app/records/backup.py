@@ -26,7 +26,8 @@ import sqlalchemy as sa
 from app.errors import Conflict, Corrupt, FitserveError, Invalid, StorageFull, is_disk_full
 from app.learning.artifact import read
 from app.storage.blobs import LocalBlobs, fsync, make_folder, sha256_of
-from app.storage.database import Database, datasets, jobs, metadata, versions
+from app.storage.database import Database
+from app.storage.tables import datasets, jobs, metadata, versions
 from app.system.file_lock import hold
 
 FORMAT = 1
@@ -291,16 +292,16 @@ def _enqueue(database_file: Path) -> None:
     from app.storage.job_queue import JobQueue
 
     url = f"sqlite:///{database_file}"
-    database, engine = Database(url), JobQueue(url)
+    database, queue = Database(url), JobQueue(url)
     try:
         with database.write() as connection:
             query = sa.select(jobs.c.id, jobs.c.workflow_id).where(jobs.c.status.in_(ACTIVE)).order_by(jobs.c.id)
             for job_id, workflow_id in connection.execute(query).all():
                 if str(workflow_id).rpartition(".")[0] != job_id:
                     raise Corrupt(f"Expected work named after job {job_id!r}, got {workflow_id!r}.")
-                engine.enqueue(connection, workflow_id, job_id)
+                queue.enqueue(connection, workflow_id, job_id)
     finally:
-        engine.close()
+        queue.close()
         database.close()
 
 

@@ -16,7 +16,9 @@ from app.errors import Conflict, NotFound
 from app.learning.tables.describe_column import ColumnDescription
 from app.names import new_id
 from app.storage.blobs import ORPHAN_SECONDS, Blobs, sha256_of
-from app.storage.database import Database, datasets, now, page, versions
+from app.storage.database import Database
+from app.storage.rows import now, page
+from app.storage.tables import datasets, versions
 
 
 @dataclass(frozen=True)

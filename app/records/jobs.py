@@ -23,8 +23,10 @@ from app.errors import Conflict, NotFound, Overloaded
 from app.names import new_id
 from app.records.job_report import JobReport
 from app.records.job_status import ACTIVE
-from app.storage.database import Database, datasets, events, idempotency_keys, jobs, now, page
+from app.storage.database import Database
 from app.storage.job_queue import JobQueue
+from app.storage.rows import now, page
+from app.storage.tables import datasets, events, idempotency_keys, jobs
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +91,9 @@ class Job:
 class Jobs:
     """The room of jobs."""
 
-    def __init__(self, database: Database, engine: JobQueue, max_queued: int) -> None:
+    def __init__(self, database: Database, queue: JobQueue, max_queued: int) -> None:
         self._database = database
-        self._engine = engine
+        self._queue = queue
         self._max_queued = max_queued
 
     def submit(self, new: NewJob, idempotency_key: str | None, body_sha256: str) -> Job:
@@ -102,6 +104,7 @@ class Jobs:
             Overloaded: the queue is full.
         """
         job_id = new_id("job")
+        self._queue.open()
         with self._database.write() as connection:
             if idempotency_key is not None:
                 kept = _keep_key(connection, idempotency_key, body_sha256, job_id)
@@ -130,11 +133,12 @@ class Jobs:
             connection.execute(sa.insert(jobs).values(row))
             warnings = [{"type": "warning", "message": message} for message in new.warnings]
             _append(connection, job_id, 0, [{"type": "status", "status": "queued"}, *warnings])
-            self._engine.enqueue(connection, f"{job_id}.1", job_id)
+            self._queue.enqueue(connection, f"{job_id}.1", job_id)
             return _get(connection, job_id)
 
     def check_queue(self) -> None:
-        """Raise `Overloaded` where the queue is full now; `submit` has the last word."""
+        """Open the queue, and raise `Overloaded` where it is full now; `submit` has the last word."""
+        self._queue.open()
         with self._database.read() as connection:
             self._check_queue(connection)
 
@@ -224,7 +228,7 @@ class Jobs:
             job = _get(connection, job_id)
         # where this is not reached the worker still notices: its claim is refused
         with _told():
-            self._engine.cancel(job.workflow_id)
+            self._queue.cancel(job.workflow_id)
         return job
 
     def resume(self, job_id: str) -> Job:
@@ -233,6 +237,7 @@ class Jobs:
         Raises:
             NotFound, Conflict: it is queued or running, or it succeeded.
         """
+        self._queue.open()
         with self._database.write() as connection:
             job = _get(connection, job_id)
             if job.status not in ("failed", "cancelled"):
@@ -250,7 +255,7 @@ class Jobs:
             _change(
                 connection, job_id, [{"type": "status", "status": "queued"}], finished_at=None, progress={}, **fresh
             )
-            self._engine.enqueue(connection, workflow_id, job_id)
+            self._queue.enqueue(connection, workflow_id, job_id)
             return _get(connection, job_id)
 
     def delete(self, job_id: str) -> None:
@@ -265,7 +270,7 @@ class Jobs:
                 raise Conflict(f"Job {job_id} is {job.status}; cancel it first.")
             _remove(connection, [job_id])
         with _told():
-            self._engine.delete(_workflows(job))
+            self._queue.delete(_workflows(job))
 
     def forget(self, moment: str, limit: int) -> int:
         """Remove the records and events of at most `limit` jobs that ended before a time; their versions stay."""
@@ -273,7 +278,7 @@ class Jobs:
         with self._database.write() as connection:
             old = [_job(connection, row) for row in connection.execute(query.limit(limit)).mappings().all()]
             _remove(connection, [job.id for job in old])
-        self._engine.delete([workflow_id for job in old for workflow_id in _workflows(job)])
+        self._queue.delete([workflow_id for job in old for workflow_id in _workflows(job)])
         return len(old)
 
     def forget_events(self, moment: str, limit: int) -> int:
@@ -294,13 +299,13 @@ class Jobs:
 
         Only those go that have ended and whose job has ended, too.
         """
-        old = self._engine.ended(moment, limit)
-        names = {workflow_id: workflow_id.rpartition(".")[0] for workflow_id in old}
-        query = sa.select(jobs.c.id).where(jobs.c.id.in_(set(names.values())), jobs.c.status.in_(ACTIVE))
         with self._database.read() as connection:
+            old = self._queue.ended(connection, moment, limit)
+            names = {workflow_id: workflow_id.rpartition(".")[0] for workflow_id in old}
+            query = sa.select(jobs.c.id).where(jobs.c.id.in_(set(names.values())), jobs.c.status.in_(ACTIVE))
             active = set(connection.execute(query).scalars())
         ended = [workflow_id for workflow_id, job_id in names.items() if job_id not in active]
-        self._engine.delete(ended)
+        self._queue.delete(ended)
         return len(ended)
 
     def claim(self, job_id: str, workflow_id: str) -> Claim | None:
@@ -361,8 +366,9 @@ class Jobs:
         query = sa.select(jobs.c.workflow_id, jobs.c.id).where(jobs.c.status.in_(ACTIVE))
         with self._database.read() as connection:
             active = {row.workflow_id: row.id for row in connection.execute(query)}
+            ended = self._queue.ended_of(connection, list(active))
         failed = []
-        for workflow_id in self._engine.ended_of(list(active)):
+        for workflow_id in ended:
             job_id = active[workflow_id]
             with self._database.write() as connection:
                 if _fail(connection, job_id, _is_due(workflow_id), "internal", _LOST):

@@ -14,7 +14,9 @@ import sqlalchemy as sa
 
 from app.errors import Conflict, NotFound
 from app.names import new_id
-from app.storage.database import Database, keys, now, page
+from app.storage.database import Database
+from app.storage.rows import now, page
+from app.storage.tables import keys
 
 Scope = Literal["predict", "train", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

@@ -16,7 +16,9 @@ from app.errors import Conflict, Corrupt, Invalid, NotFound
 from app.learning.artifact import Artifact, read
 from app.names import ALIAS, DEFAULT
 from app.storage.blobs import ORPHAN_SECONDS, Blobs
-from app.storage.database import Database, alias_moves, aliases, jobs, models, now, page, versions
+from app.storage.database import Database
+from app.storage.rows import now, page
+from app.storage.tables import alias_moves, aliases, jobs, models, versions
 
 #: by `optimize`: the validation figure that "if_better" compares, and whether more is better
 _FIGURES = {

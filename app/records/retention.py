@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from app.records.rooms import Rooms
 from app.settings import Settings
+from app.storage.rows import timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +53,20 @@ def sweep(rooms: Rooms, policy: Policy, moment: datetime) -> dict[str, int]:
     """Remove what is older than the policy keeps it; gives how much of each went."""
     removed = {"jobs": 0, "events": 0, "engine": 0, "datasets": 0, "checkpoints": 0}
     if policy.jobs is not None:
-        removed["jobs"] = rooms.jobs.forget(_stamp(moment, policy.jobs), BATCH)
+        removed["jobs"] = rooms.jobs.forget(timestamp(moment - timedelta(days=policy.jobs)), BATCH)
     if policy.events is not None:
-        removed["events"] = rooms.jobs.forget_events(_stamp(moment, policy.events), BATCH)
+        removed["events"] = rooms.jobs.forget_events(timestamp(moment - timedelta(days=policy.events)), BATCH)
     if policy.engine is not None:
         removed["engine"] = rooms.jobs.forget_engine_rows(moment - timedelta(days=policy.engine), BATCH)
     if policy.datasets is not None:
-        removed["datasets"] = rooms.datasets.forget_unused(_stamp(moment, policy.datasets), rooms.jobs, BATCH)
+        removed["datasets"] = rooms.datasets.forget_unused(
+            timestamp(moment - timedelta(days=policy.datasets)), rooms.jobs, BATCH
+        )
     # their jobs were there before they were
     kept = rooms.checkpoints.job_ids()
-    since = "" if policy.checkpoints is None else _stamp(moment, policy.checkpoints)
+    since = "" if policy.checkpoints is None else timestamp(moment - timedelta(days=policy.checkpoints))
     removed["checkpoints"] = rooms.checkpoints.forget_all(kept - rooms.jobs.resumable(since))
     rooms.datasets.sweep(rooms.jobs)
     if any(removed.values()):
         logger.info("swept", extra=removed)
     return removed
-
-
-def _stamp(moment: datetime, days: float) -> str:
-    return (moment.astimezone(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds").replace("+00:00", "Z")

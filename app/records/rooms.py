@@ -11,6 +11,7 @@ from app.records.registry import Registry
 from app.records.workers import Workers
 from app.storage.blobs import Blobs
 from app.storage.database import Database
+from app.storage.job_queue import JobQueue
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,14 @@ class Rooms:
 
     database: Database
     blobs: Blobs
+    queue: JobQueue
     datasets: Datasets
     jobs: Jobs
     registry: Registry
     workers: Workers
     checkpoints: Checkpoints
+
+    def close(self) -> None:
+        """Close the connections of the queue and of the database."""
+        self.queue.close()
+        self.database.close()

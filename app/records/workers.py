@@ -8,7 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.storage.database import Database, now, workers
+from app.storage.database import Database
+from app.storage.rows import now
+from app.storage.tables import workers
 
 #: a worker that has not beaten for this long is shown as lost
 LOST_SECONDS = 15.0

@@ -1,49 +1,60 @@
-"""The durable queue, as the API sees it: DBOS behind four verbs. Knows job ids and nothing else of jobs."""
+"""The durable queue, as the API sees it: DBOS behind a few verbs. Knows job ids and nothing else of jobs."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from dbos import DBOSClient, DBOSPortableJSONSerializer, WorkflowSerializationFormat
-from dbos._serialization import DefaultSerializer
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-QUEUE = "train"
-WORKFLOW = "train"
-#: recovery only takes work of its own version, so this changes when the workflow's steps do
-ENGINE_VERSION = "1"
-APPLICATION = "fitserve"
-#: the one form in which the engine's rows are written and read, by API and worker
-PORTABLE = DBOSPortableJSONSerializer()
-#: the engine's own words for work that nobody will take up
-_ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+if TYPE_CHECKING:
+    from app.storage.job_engine import DBOSClient
 
-
-def _refuse(*_: object, **__: object) -> NoReturn:
-    """Raise `ValueError` where DBOS would unpickle a value."""
-    raise ValueError("Expected portable JSON in the job engine's tables, got a pickle; it was not loaded.")
-
-
-# DBOS reads each row in the format that the row itself names, and unpickles "py_pickle" whatever serializer it was given.
-# No setting turns that off, and whoever can write a row could run code. So its one call of `pickle.loads` is replaced.
-DefaultSerializer.deserialize = _refuse  # type: ignore[method-assign]
+#: DBOS's states of work that no worker will take up
+_ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 
 class JobQueue:
-    """Enqueue and cancel work.
+    """Enqueues and cancels the work of jobs, and looks for work that has ended.
+
+    Work has an id, which DBOS calls a workflow's. DBOS is imported by the first call that writes to its tables.
 
     Args:
-        url: the database that holds the rooms' tables too, so that a row and its work commit together.
+        url: the address of the database that holds the records, too: a job's row and its work commit together.
     """
 
     def __init__(self, url: str) -> None:
-        self._client = DBOSClient(system_database_url=url, serializer=PORTABLE)
+        self._url = url
+        schema = None if url.startswith("sqlite") else "dbos"
+        #: https://docs.dbos.dev/explanations/system-tables
+        self._work = sa.table(
+            "workflow_status",
+            sa.column("workflow_uuid", sa.Text),
+            sa.column("status", sa.Text),
+            sa.column("created_at", sa.BigInteger),
+            schema=schema,
+        )
+        self._opened: DBOSClient | None = None
+        self._opening = threading.Lock()
+
+    def open(self) -> DBOSClient:
+        """Return the client of DBOS. The first call imports DBOS: make it outside of a transaction and off the event loop."""
+        with self._opening:
+            if self._opened is None:
+                from app.storage.job_engine import PORTABLE, DBOSClient
+
+                # lazy: the caller has just spoken to the database, or is about to
+                self._opened = DBOSClient(system_database_url=self._url, serializer=PORTABLE, lazy=True)
+            return self._opened
 
     def enqueue(self, connection: Connection, workflow_id: str, job_id: str) -> None:
-        """Enqueue a job's work in the caller's transaction: both happen or neither."""
-        self._client.enqueue_in_transaction(
+        """Enqueue a job's work in the caller's transaction: the work is there if the transaction commits."""
+        from app.storage.job_engine import ENGINE_VERSION, QUEUE, WORKFLOW, WorkflowSerializationFormat
+
+        self.open().enqueue_in_transaction(
             connection,
             {
                 "workflow_name": WORKFLOW,
@@ -58,29 +69,28 @@ class JobQueue:
 
     def cancel(self, workflow_id: str) -> None:
         """Take work off the queue, or have its worker drop it."""
-        self._client.cancel_workflow(workflow_id)
-
-    def ended_of(self, workflow_ids: Sequence[str]) -> list[str]:
-        """Return which of these ids are of work that has ended."""
-        if not workflow_ids:
-            # an empty list would be no condition
-            return []
-        found = self._client.list_workflows(
-            workflow_ids=list(workflow_ids), status=_ENDED, load_input=False, load_output=False
-        )
-        return [each.workflow_id for each in found]
-
-    def ended(self, enqueued_before: datetime, limit: int) -> list[str]:
-        """Give the ids of work that has ended, of what was enqueued before a time; oldest first."""
-        found = self._client.list_workflows(
-            status=_ENDED, end_time=enqueued_before.isoformat(), limit=limit, load_input=False, load_output=False
-        )
-        return [each.workflow_id for each in found]
+        self.open().cancel_workflow(workflow_id)
 
     def delete(self, workflow_ids: Sequence[str]) -> None:
-        """Forget work that has ended."""
-        self._client.delete_workflows(list(workflow_ids))
+        """Delete the rows of work that has ended."""
+        if workflow_ids:
+            self.open().delete_workflows(list(workflow_ids))
+
+    def ended_of(self, connection: Connection, workflow_ids: Sequence[str]) -> Sequence[str]:
+        """Return those of these ids whose work has ended."""
+        work = self._work.c
+        query = sa.select(work.workflow_uuid).where(work.workflow_uuid.in_(workflow_ids), work.status.in_(_ENDED))
+        return connection.execute(query).scalars().all()
+
+    def ended(self, connection: Connection, enqueued_before: datetime, limit: int) -> Sequence[str]:
+        """Return the ids of at most `limit` pieces of work that were enqueued before a time and have ended, oldest first."""
+        work = self._work.c
+        milliseconds = int(enqueued_before.timestamp() * 1000)
+        query = sa.select(work.workflow_uuid).where(work.created_at <= milliseconds, work.status.in_(_ENDED))
+        return connection.execute(query.order_by(work.created_at).limit(limit)).scalars().all()
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.destroy()
+        with self._opening:
+            if self._opened is not None:
+                self._opened.destroy()

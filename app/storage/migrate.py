@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from dbos import DBOS
 
 from app.errors import Unavailable
 from app.storage.database import Database
+from app.storage.job_engine import DBOS
 
 #: an arbitrary number of our own
 _LOCK = 3_141_592_653

@@ -86,7 +86,7 @@ def prepare(data_dir: Path, migrated: Path) -> tuple[Service, dict[str, str]]:
     """Fill a data directory, for a service that is not started yet: gives it, and the names of what it holds."""
     data_dir.mkdir()
     shutil.copy(migrated, data_dir / "fitserve.db")
-    rooms, engine = open_rooms(Settings(data_dir=data_dir))
+    rooms = open_rooms(Settings(data_dir=data_dir))
     # the first has an alias and a waiting job; of the other everything may go
     for model in ("m", "other", "other", "damaged"):
         train(rooms, model)
@@ -100,8 +100,7 @@ def prepare(data_dir: Path, migrated: Path) -> tuple[Service, dict[str, str]]:
     key, _ = Keys(rooms.database, None).add("the last", ["admin"])
     names = {"dataset": waiting.dataset_id, "used": waiting.dataset_id, "job": waiting.id, "waiting": waiting.id}
     names |= {"ended": ended.id, "unread": unread.id, "key": key.id}
-    engine.close()
-    rooms.database.close()
+    rooms.close()
     return Service(data_dir, dict(LIMITS)), names
 
 

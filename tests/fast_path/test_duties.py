@@ -38,10 +38,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterato
     folder = tmp_path_factory.mktemp("hot") / "data"
     folder.mkdir()
     shutil.copy(migrated, folder / "fitserve.db")
-    rooms, engine = open_rooms(Settings(data_dir=folder))
+    rooms = open_rooms(Settings(data_dir=folder))
     publish_models(rooms)
-    engine.close()
-    rooms.database.close()
+    rooms.close()
     limits = {"max_predict_bytes": "1000", "body_seconds": "0.5", "workers": "0", "api_key": KEY}
     running = Service(folder, limits).start()
     yield running

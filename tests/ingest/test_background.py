@@ -77,10 +77,9 @@ def intake(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
     data_dir = tmp_path_factory.mktemp("intake") / "data"
     data_dir.mkdir()
     shutil.copy(migrated, data_dir / "fitserve.db")
-    rooms, engine = open_rooms(Settings(data_dir=data_dir))
+    rooms = open_rooms(Settings(data_dir=data_dir))
     stored_rows.train(rooms, "m")
-    engine.close()
-    rooms.database.close()
+    rooms.close()
     running = BackgroundParser(Service(data_dir, {"workers": "0", "max_parsed_at_once_bytes": str(AT_ONCE)}).start())
     check_problem(running.request("POST", "/api/v1/models/m/evaluate", json={"dataset": "ds_0"}), 404)
     running.settled(running.upload(table("first")).json()["id"])

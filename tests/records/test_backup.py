@@ -31,8 +31,8 @@ from app.records.backup import backup, restore
 from app.records.datasets import Parsed
 from app.records.rooms import Rooms
 from app.storage.blobs import LocalBlobs
-from app.storage.database import metadata
 from app.storage.migrate import migrate
+from app.storage.tables import metadata
 from tests.planted import Plot
 from tests.processes import spawn, until
 from tests.service import ROOT, Service

@@ -17,7 +17,8 @@ from app.records.job_report import JobReport
 from app.records.jobs import IDEMPOTENCY_SECONDS, Claim, Job
 from app.records.rooms import Rooms
 from app.settings import Settings
-from app.storage.database import Database, idempotency_keys
+from app.storage.database import Database
+from app.storage.tables import idempotency_keys
 from app.wiring import open_rooms
 from tests.stored_rows import add_dataset, submit
 
@@ -129,7 +130,7 @@ def test_an_idempotency_key_ends_after_a_day_or_with_its_job(rooms: Rooms) -> No
 def test_a_full_queue_refuses_and_has_room_again(
     tmp_path: Path, database_url: str, queue: Callable[[str], list[str]]
 ) -> None:
-    small, engine = open_rooms(Settings(data_dir=tmp_path / "data", database_url=database_url, max_queued_jobs=2))
+    small = open_rooms(Settings(data_dir=tmp_path / "data", database_url=database_url, max_queued_jobs=2))
     first, second = (submit(small, key=key) for key in ("first", "second"))
 
     with pytest.raises(Overloaded, match="fewer than 2 waiting jobs, got 2"):
@@ -139,8 +140,7 @@ def test_a_full_queue_refuses_and_has_room_again(
     assert first.id == submit(small, key="first").id
     take(small, first)
     assert "queued" == submit(small, key="third").status
-    engine.close()
-    small.database.close()
+    small.close()
 
 
 def test_jobs_wait_in_the_order_of_their_submission(rooms: Rooms) -> None:

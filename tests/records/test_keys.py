@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from app.errors import Conflict, NotFound
 from app.records.keys import Key, Keys
 from app.records.rooms import Rooms
-from app.storage.database import keys
+from app.storage.tables import keys
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
 

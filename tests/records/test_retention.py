@@ -23,7 +23,7 @@ from app.records.retention import Policy, sweep
 from app.records.rooms import Rooms
 from app.settings import Settings
 from app.storage.blobs import ORPHAN_SECONDS
-from app.storage.database import events, idempotency_keys
+from app.storage.tables import events, idempotency_keys
 from tests.conftest import Start
 from tests.processes import until
 from tests.stored_rows import add_dataset, make_artifact, make_done, submit, train

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from app.records.rooms import Rooms
 from app.records.workers import LOST_SECONDS
-from app.storage.database import workers
+from app.storage.tables import workers
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
 

@@ -130,11 +130,10 @@ def idle(disk: Disk) -> Iterator[Service]:
     settings = Settings(data_dir=disk.folder / "data", workers=0)
     make_data_dir(settings.data_dir)
     migrate(settings.resolved_database_url)
-    rooms, engine = open_rooms(settings)
+    rooms = open_rooms(settings)
     for _ in range(2):
         train(rooms, "trained")
-    engine.close()
-    rooms.database.close()
+    rooms.close()
     service = Service(settings.data_dir, {"workers": "0"}).start()
     yield service
     service.kill_all()

@@ -41,10 +41,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[S
 
 def publish(data_dir: Path) -> None:
     """Publish the next version of the model `m`, as a worker does from its own process, and make it the default."""
-    rooms, engine = open_rooms(Settings(data_dir=data_dir))
+    rooms = open_rooms(Settings(data_dir=data_dir))
     stored_rows.train(rooms, "m")
-    engine.close()
-    rooms.database.close()
+    rooms.close()
 
 
 def ask(service: Service, method: str, path: str, key: str = KEY, **content: Any) -> httpx.Response:

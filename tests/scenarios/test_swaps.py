@@ -29,15 +29,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
     folder = tmp_path_factory.mktemp("swaps") / "data"
     folder.mkdir()
     shutil.copy(migrated, folder / "fitserve.db")
-    rooms, engine = open_rooms(Settings(data_dir=folder))
+    rooms = open_rooms(Settings(data_dir=folder))
     for model in MODELS:
         for seed in range(VERSIONS):
             train(rooms, model, make_artifact(seed, units=16))
     service = Service(folder, {"workers": "0"}).start()
     yield rooms, service
     assert service.stop() == 0
-    engine.close()
-    rooms.database.close()
+    rooms.close()
 
 
 def path(ref: str) -> str:

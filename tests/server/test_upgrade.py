@@ -93,10 +93,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterato
     folder = tmp_path_factory.mktemp("upgrade") / "data"
     folder.mkdir()
     shutil.copy(migrated, folder / "fitserve.db")
-    rooms, engine = open_rooms(Settings(data_dir=folder))
+    rooms = open_rooms(Settings(data_dir=folder))
     publish_models(rooms)
-    engine.close()
-    rooms.database.close()
+    rooms.close()
     running = Service(folder, {"workers": "0"}).start()
     # equal bytes are 201 only once
     exchange(running.url, write(running.url, REQUESTS["upload"]))

@@ -191,14 +191,13 @@ def test_memory_alone_tells_what_a_reference_means_until_somebody_writes(rooms: 
     assert cache.known(Ref.parse("m@1")) is None
 
     # any commit of any process: another one's is seen in the file
-    other, engine = open_rooms(Settings(data_dir=tmp_path / "data"))
+    other = open_rooms(Settings(data_dir=tmp_path / "data"))
     add_dataset(other, b"a,y\n2,x\n")
     assert cache.known(ref) is None
     assert loaded is cache.last_known(ref) is get(cache) is cache.known(ref)
     other.registry.set_alias("m", "other", 1)
     assert cache.known(ref) is None
-    engine.close()
-    other.database.close()
+    other.close()
 
 
 def test_what_was_put_out_of_memory_or_deleted_is_known_no_more(rooms: Rooms) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from dbos import DBOSClient, _serialization
 
 from app.client import JobFailed
 from app.records.rooms import Rooms
-from app.storage.job_queue import PORTABLE
+from app.storage.job_engine import PORTABLE
 from tests.conftest import Start
 from tests.planted import Plot
 from tests.processes import until
@@ -109,3 +110,20 @@ def test_planted_pickles_do_not_run_and_other_jobs_go_on(start: Start, tmp_path:
     for name in ("queued", "queued_internally", "recovered", in_input):
         assert f"Error executing workflow {name}: Expected portable JSON" in service.log.read_text()
     assert "Error executing workflow of_another_name: Serialization java is not available" in service.log.read_text()
+
+
+def test_a_service_imports_the_job_engine_for_its_first_job(start: Start) -> None:
+    service = start(workers="0", sweep_seconds="0.1")
+
+    def has_engine() -> bool:
+        # the engine imports its driver of PostgreSQL, which maps a library
+        return "/psycopg_binary" in Path(f"/proc/{service.process.pid}/maps").read_text()
+
+    # ten sweeps
+    time.sleep(1)
+    has_engine_at_rest = has_engine()
+    with service.client() as client:
+        client.train("first", **BRIEF)
+
+    assert not has_engine_at_rest
+    assert has_engine()

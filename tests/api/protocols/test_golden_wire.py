@@ -45,13 +45,12 @@ def golden(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
     data_dir = tmp_path_factory.mktemp("golden") / "data"
     data_dir.mkdir()
     shutil.copy(migrated, data_dir / "fitserve.db")
-    rooms, engine = open_rooms(Settings(data_dir=data_dir))
+    rooms = open_rooms(Settings(data_dir=data_dir))
     for _ in range(2):
         train(rooms, "sign", network((X,), [[-1e4, 1e4]], (0, 1)))
     train(rooms, "mixed", network((A, B), [[0, 0], [1e4, 0], [0, 1e4]], ("small", "large")))
     rooms.registry.set_alias("sign", "canary", 1)
-    engine.close()
-    rooms.database.close()
+    rooms.close()
     running = Service(data_dir, {"workers": "0"}).start()
     yield running
     assert running.stop() == 0
