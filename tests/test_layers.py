@@ -65,7 +65,7 @@ _OF_ALL_ROUTES = {"deps", "auth", "openapi", "error_handlers", "spool", "multipa
 INSIDE_API: dict[str, set[str]] = {
     "app": _ROUTES | {"auth", "error_handlers", "openapi"},
     **dict.fromkeys(_ROUTES, _OF_SEVERAL_ROUTES | _OF_ALL_ROUTES | {"schemas", "examples"}),
-    "uploads": {"multipart", "request_body", "spool"},
+    "uploads": {"request_body", "spool"},
     "run_prediction": {"request_body"},
     "event_stream": {"deps"},
     "version_openapi": set(),

@@ -102,6 +102,19 @@ class Zstd:
                 return bytes(piece)
 
 
+def read_pieces(stream: Decompressor) -> tuple[list[bytes], bool]:
+    """Decompress about `PIECE_BYTES` of what was fed; return the pieces, and whether more must be fed for the next."""
+    pieces: list[bytes] = []
+    size = 0
+    while size < PIECE_BYTES:
+        piece = stream.read()
+        if not piece:
+            return pieces, True
+        pieces.append(piece)
+        size += len(piece)
+    return pieces, False
+
+
 _ENCODINGS: dict[str, type[Gzip] | type[Zstd]] = {"gzip": Gzip, "x-gzip": Gzip, "deflate": Deflate, "zstd": Zstd}
 
 

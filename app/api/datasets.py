@@ -53,16 +53,14 @@ async def upload(
     if name is not None and not name.isprintable():
         raise Invalid.at(("query", "name"), "Expected a name of printable characters.")
     lane = services.lanes.uploads
-    async with lane.place():
-        with staging(services) as folder:
-            raw = folder / "raw"
-            form, size = await receive(request, services, raw)
-            if size > services.settings.max_parsed_at_once_bytes:
-                dataset, is_new = await lane.run(lambda: services.rooms.datasets.add_unread(name, form, raw))
-                services.background_parser.wake()
-            else:
-                table = await read(services, lane, raw, form)
-                dataset, is_new = await keep(services, lane, table, raw, form, name)
+    async with lane.place(), staging(services) as folder:
+        raw = await receive(request, services, lane, folder / "raw")
+        if raw.size_bytes > services.settings.max_parsed_at_once_bytes:
+            dataset, is_new = await lane.run(lambda: services.rooms.datasets.add_unread(name, raw))
+            services.background_parser.wake()
+        else:
+            table = await read(services, lane, raw)
+            dataset, is_new = await keep(services, lane, table, raw, name)
     response.status_code = 202 if dataset.status == "processing" else 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/datasets/{dataset.id}"
     return DatasetOut.of(dataset)
@@ -104,8 +102,8 @@ async def patch_dataset(
     async with lane.place():
         dataset = await lane.run(lambda: services.rooms.datasets.get_ready(id))
         kinds = _corrected(dataset, body)
-        raw = services.rooms.datasets.raw_path(dataset)
-        with staging(services) as folder:
+        raw = await lane.run(lambda: services.rooms.datasets.raw_path(dataset))
+        async with staging(services) as folder:
             parsed = await services.parser_for(raw).parse(raw, dataset.format, folder / "table", kinds)
             changed = await lane.run(lambda: services.rooms.datasets.replace_table(id, parsed, dataset.table_key))
     return DatasetOut.of(changed)

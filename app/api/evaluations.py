@@ -46,29 +46,30 @@ async def evaluate(
     lane = services.lanes.evaluations
     async with lane.place():
         loaded = await lane.run(lambda: services.version_cache.get(Ref.parse(ref)))
-        with staging(services) as folder:
+        async with staging(services) as folder:
             path = await _labelled(request, services, folder)
             return await lane.run(lambda: Evaluation.of(loaded, loaded.evaluate(load_table(path), by), by))
 
 
 async def _labelled(request: Request, services: Services, folder: Path) -> Path:
-    """Give the table that a request is about: a data set's, or one in the folder that its body is parsed into."""
-    raw = folder / "body"
-    form, _ = await receive(request, services, raw)
+    """Return the table that a request is about: a data set's, or one in the folder that its body is parsed into."""
+    lane = services.lanes.evaluations
+    body = await receive(request, services, lane, folder / "body")
+    raw = body.path
     parser = services.parser_for(raw)
     dataset_id = None
-    if form == "json" and media_type(request) != MULTIPART:
+    if body.form == "json" and media_type(request) != MULTIPART:
         reply = await parser.split(raw, folder / "data")
         dataset_id = reply["rest"].pop("dataset", None)
         if (dataset_id is not None) == reply["has_data"] or reply["rest"]:
             raise Invalid('Expected an object with one of "dataset" and "data".')
         raw = folder / "data"
     if dataset_id is None:
-        await parser.parse(raw, form, folder / "table")
+        await parser.parse(raw, body.form, folder / "table")
         return folder / "table"
     if not isinstance(dataset_id, str):
         raise Invalid.at(("dataset",), "Expected dataset to be an id.")
     # its slices and scores tell what is in it
     require(request, "train")
-    dataset = await services.lanes.evaluations.run(lambda: services.rooms.datasets.get_ready(dataset_id))
-    return services.rooms.datasets.path(dataset.table_key)
+    datasets = services.rooms.datasets
+    return await lane.run(lambda: datasets.path(datasets.get_ready(dataset_id).table_key))

@@ -86,7 +86,7 @@ async def get_export(
     """
     version = await asyncio.to_thread(services.rooms.registry.get_version, name, n)
     artifact = await asyncio.to_thread(services.rooms.registry.load, version)
-    with staging(services) as folder:
+    async with staging(services) as folder:
         source = services.rooms.registry.folder(version)
         body = await export_version(artifact, version, source, format, folder)
     disposition = f'attachment; filename="{name}-{n}-{format}.zip"'

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -15,7 +15,7 @@ from app.api.openapi import documented, takes
 from app.api.request_body import media_type
 from app.api.run_prediction import TimedVersion, admitted
 from app.api.schemas.predictions import PredictionOut
-from app.api.spool import staging
+from app.api.spool import settled, staging
 from app.api.uploads import FORMATS
 from app.errors import Invalid, TooLarge, UnsupportedMedia
 from app.http.answers import WRITERS
@@ -105,18 +105,26 @@ def _predict(services: Services, ask: _Ask, version: TimedVersion) -> tuple[Pred
 
 
 async def _transcode(services: Services, form: str, body: bytes) -> bytes:
-    with staging(services) as folder:
-        (folder / "body").write_bytes(body)
-        # a run of one value is a few bytes however long: unpacked, a cell takes two at least
-        limit = services.settings.max_predict_bytes
-        await services.prediction_parser.transcode(folder / "body", form, folder / "frame", limit // 2)
-        if (folder / "frame").stat().st_size > UNPACKED * limit:
-            raise TooLarge(f"Expected a file of at most {UNPACKED * limit} bytes unpacked, got a larger one.")
-        return (folder / "frame").read_bytes()
+    # a run of one value is a few bytes however long: unpacked, a cell takes two at least
+    limit = services.settings.max_predict_bytes
+    lane = services.lanes.predictions
+    async with staging(services) as folder:
+        raw, frame = folder / "body", folder / "frame"
+        await settled(lane.run(partial(raw.write_bytes, body)))
+        await services.prediction_parser.transcode(raw, form, frame, limit // 2)
+        return await lane.run(partial(_read_frame, frame, UNPACKED * limit))
+
+
+def _read_frame(frame: Path, limit: int) -> bytes:
+    if frame.stat().st_size > limit:
+        raise TooLarge(f"Expected a file of at most {limit} bytes unpacked, got a larger one.")
+    return frame.read_bytes()
 
 
 async def _to_arrow(services: Services, columns: bytes) -> bytes:
-    with staging(services) as folder:
-        await asyncio.to_thread((folder / "columns").write_bytes, columns)
-        await services.prediction_parser.to_arrow(folder / "columns", folder / "arrow")
-        return await asyncio.to_thread((folder / "arrow").read_bytes)
+    lane = services.lanes.predictions
+    async with staging(services) as folder:
+        raw, arrow = folder / "columns", folder / "arrow"
+        await settled(lane.run(partial(raw.write_bytes, columns)))
+        await services.prediction_parser.to_arrow(raw, arrow)
+        return await lane.run(arrow.read_bytes)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import Request
 
-from app.api.content_encoding import Decompressor, decompressor
+from app.api.content_encoding import Decompressor, decompressor, read_pieces
 from app.errors import Malformed, TooLarge
 
 
@@ -49,8 +49,11 @@ async def _pieces(chunk: bytes, stream: Decompressor | None) -> AsyncIterator[by
         yield chunk
         return
     stream.feed(chunk)
-    while piece := await asyncio.to_thread(stream.read):
-        yield piece
+    is_read = False
+    while not is_read:
+        pieces, is_read = await asyncio.to_thread(read_pieces, stream)
+        for piece in pieces:
+            yield piece
 
 
 async def read_body(request: Request, limit: int) -> bytes:

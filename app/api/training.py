@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ValidationError
@@ -20,7 +19,7 @@ from app.errors import Invalid
 from app.http.media_types import JSON
 from app.jobs.submit import describe_dry_run, prepare
 from app.learning.spec import TrainSpec
-from app.records.datasets import Dataset, Parsed
+from app.records.datasets import Dataset, Parsed, RawFile
 from app.wiring import Services, job_limits
 
 router = APIRouter(prefix="/api/v1", tags=["Jobs"])
@@ -56,34 +55,37 @@ async def train(
     """
     require_json(request)
     lane = services.lanes.submissions
-    async with lane.place():
-        with staging(services) as folder:
-            body = folder / "body"
-            await spool(request, body, services.settings.json_bytes)
-            digest = await lane.run(lambda: _digest(name, body))
-            job = None
-            if idempotency_key is not None and not dry_run:
-                job = await lane.run(lambda: services.rooms.jobs.find_submitted(idempotency_key, digest))
-            if job is None or dry_run:
-                data = folder / "data"
-                spec, table = await _read(services, body, data)
-                prepared = await lane.run(lambda: prepare(services.rooms, table, spec, job_limits(services.settings)))
-                if dry_run:
-                    told = await lane.run(lambda: describe_dry_run(services.rooms, table, prepared))
-                    return Response(DryRun.model_validate(told).model_dump_json(by_alias=True), media_type=JSON)
-                await lane.run(services.rooms.jobs.check_queue)
-                dataset, _ = await keep(services, lane, table, data, "json", None)
-                new = prepared.job(name, dataset)
-                job = await lane.run(lambda: services.rooms.jobs.submit(new, idempotency_key, digest))
+    async with lane.place(), staging(services) as folder:
+        path = folder / "body"
+        body = await spool(request, path, services.settings.json_bytes, lane, salt=name.encode() + b"\n")
+        job = None
+        if idempotency_key is not None and not dry_run:
+            job = await lane.run(lambda: services.rooms.jobs.find_submitted(idempotency_key, body.sha256))
+        if job is None or dry_run:
+            spec, table, data = await _read(services, path, folder / "data")
+            prepared = await lane.run(lambda: prepare(services.rooms, table, spec, job_limits(services.settings)))
+            if dry_run:
+                description = await lane.run(lambda: describe_dry_run(services.rooms, table, prepared))
+                answer = DryRun.model_validate(description)
+                return Response(answer.model_dump_json(by_alias=True), media_type=JSON)
+            await lane.run(services.rooms.jobs.check_queue)
+            dataset, _ = await keep(services, lane, table, data)
+            new = prepared.job(name, dataset)
+            job = await lane.run(lambda: services.rooms.jobs.submit(new, idempotency_key, body.sha256))
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     return JobOut.of(job)
 
 
-def _digest(name: str, body: Path) -> str:
-    return hashlib.sha256(name.encode() + b"\n" + body.read_bytes()).hexdigest()
+class _Training(NamedTuple):
+    """What the body of a training request says: a specification, and a table; inline data is also a file."""
+
+    spec: TrainSpec
+    table: Dataset | Parsed
+    data: RawFile | None
 
 
-async def _read(services: Services, body: Path, data: Path) -> tuple[TrainSpec, Dataset | Parsed]:
+async def _read(services: Services, body: Path, data: Path) -> _Training:
+    lane = services.lanes.submissions
     reply = await services.parser_for(body).split(body, data)
     document = reply["rest"]
     dataset_id = document.pop("dataset", None)
@@ -94,7 +96,8 @@ async def _read(services: Services, body: Path, data: Path) -> tuple[TrainSpec, 
     except ValidationError as error:
         raise invalid(error) from error
     if dataset_id is None:
-        return spec, await read(services, services.lanes.submissions, data, "json")
+        raw = await lane.run(lambda: RawFile.of(data, "json"))
+        return _Training(spec, await read(services, lane, raw), raw)
     if not isinstance(dataset_id, str):
         raise Invalid.at(("dataset",), "Expected dataset to be an id.")
-    return spec, await services.lanes.submissions.run(lambda: services.rooms.datasets.get_ready(dataset_id))
+    return _Training(spec, await lane.run(lambda: services.rooms.datasets.get_ready(dataset_id)), None)

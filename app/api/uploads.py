@@ -10,9 +10,8 @@ from app.api.request_body import media_type
 from app.api.spool import spool
 from app.errors import TooLarge, UnsupportedMedia
 from app.http.media_types import ARROW_FILE, ARROW_STREAM, CSV, JSON, MULTIPART, NDJSON, NPZ, PARQUET, TSV
-from app.records.datasets import Dataset, Parsed
+from app.records.datasets import Dataset, Parsed, RawFile
 from app.serving.admission import Lane
-from app.storage.blobs import sha256_of
 from app.wiring import Services
 
 FORMATS = {
@@ -37,8 +36,8 @@ def form_of(media: str) -> str:
     return form
 
 
-async def receive(request: Request, services: Services, path: Path) -> tuple[str, int]:
-    """Stream an uploaded table into a file; gives its form and its size in bytes.
+async def receive(request: Request, services: Services, lane: Lane, path: Path) -> RawFile:
+    """Stream an uploaded table into a file.
 
     Raises:
         UnsupportedMedia, TooLarge, Malformed, Invalid, StorageFull: as `spool`.
@@ -46,25 +45,26 @@ async def receive(request: Request, services: Services, path: Path) -> tuple[str
     settings = services.settings
     said = media_type(request)
     is_json = said != MULTIPART and form_of(said) == "json"
-    found = await spool(request, path, settings.json_bytes if is_json else settings.max_upload_bytes)
-    form = form_of(found.media_type)
-    if form == "json" and found.size_bytes > settings.json_bytes:
-        raise TooLarge(f"Expected JSON of at most {settings.json_bytes} bytes, got {found.size_bytes}.")
-    return form, found.size_bytes
+    body = await spool(request, path, settings.json_bytes if is_json else settings.max_upload_bytes, lane)
+    form = form_of(body.media_type)
+    if form == "json" and body.size_bytes > settings.json_bytes:
+        raise TooLarge(f"Expected JSON of at most {settings.json_bytes} bytes, got {body.size_bytes}.")
+    return RawFile(path, form, body.size_bytes, body.sha256)
 
 
-async def read(services: Services, lane: Lane, raw: Path, form: str) -> Dataset | Parsed:
-    """Parse a file, or give the data set of these very bytes. Stores nothing."""
-    before = await lane.run(lambda: services.rooms.datasets.find(sha256_of(raw), form))
-    if before is not None and before.status == "ready":
-        return before
-    return await services.parser_for(raw).parse(raw, form, raw.with_name("table"))
+async def read(services: Services, lane: Lane, raw: RawFile) -> Dataset | Parsed:
+    """Parse a file, or return the data set of these very bytes. Nothing is stored."""
+    same = await lane.run(lambda: services.rooms.datasets.find(raw.sha256, raw.form))
+    if same is not None and same.status == "ready":
+        return same
+    return await services.parser_for(raw.path).parse(raw.path, raw.form, raw.path.with_name("table"))
 
 
 async def keep(
-    services: Services, lane: Lane, table: Dataset | Parsed, raw: Path, form: str, name: str | None
+    services: Services, lane: Lane, table: Dataset | Parsed, raw: RawFile | None, name: str | None = None
 ) -> tuple[Dataset, bool]:
-    """Store what was read; gives the data set and whether it is new."""
+    """Store a table that `read` returned, unless it is a data set; return the data set, and whether it is new."""
     if isinstance(table, Dataset):
         return table, False
-    return await lane.run(lambda: services.rooms.datasets.add(name, form, raw, table))
+    assert raw is not None
+    return await lane.run(lambda: services.rooms.datasets.add(name, raw, table))

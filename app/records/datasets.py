@@ -58,6 +58,26 @@ class Parsed:
     default_target: str
 
 
+@dataclass(frozen=True)
+class RawFile:
+    """An uploaded file as it came.
+
+    Args:
+        form: one of the forms that the parser process reads.
+        sha256: of its bytes, in hexadecimal.
+    """
+
+    path: Path
+    form: str
+    size_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path, form: str) -> RawFile:
+        """Read a file's size and digest."""
+        return cls(path, form, path.stat().st_size, sha256_of(path))
+
+
 class DatasetUsage(Protocol):
     """Who may need a data set or a table to stay."""
 
@@ -84,28 +104,28 @@ class Datasets:
             row = connection.execute(query).mappings().first()
         return None if row is None else Dataset(**row)
 
-    def add(self, name: str | None, form: str, raw: Path, parsed: Parsed) -> tuple[Dataset, bool]:
+    def add(self, name: str | None, raw: RawFile, parsed: Parsed) -> tuple[Dataset, bool]:
         """Store an upload, blobs first and then the row; consumes both files.
 
         Returns:
             The data set, and whether it is new: equal bytes give the one that is there.
         """
-        row = _new(name, form, raw)
+        row = _new(name, raw)
         table_key = _table_key(parsed)
         with self._changing:
-            self._blobs.put(row["raw_key"], raw)
+            self._blobs.put(row["raw_key"], raw.path)
             self._blobs.put(table_key, parsed.path)
             return self._insert(row, _described(parsed, table_key))
 
-    def add_unread(self, name: str | None, form: str, raw: Path) -> tuple[Dataset, bool]:
+    def add_unread(self, name: str | None, raw: RawFile) -> tuple[Dataset, bool]:
         """Store an upload that is to be read later; consumes the file.
 
         Returns:
             The data set, and whether it is new: equal bytes give the one that is there.
         """
-        row = _new(name, form, raw)
+        row = _new(name, raw)
         with self._changing:
-            self._blobs.put(row["raw_key"], raw)
+            self._blobs.put(row["raw_key"], raw.path)
             return self._insert(row, {"status": "processing"})
 
     def _insert(self, row: dict[str, Any], reading: Mapping[str, Any]) -> tuple[Dataset, bool]:
@@ -254,15 +274,14 @@ def _tables(dataset: Dataset) -> list[str]:
     return [dataset.table_key] if dataset.table_key else []
 
 
-def _new(name: str | None, form: str, raw: Path) -> dict[str, Any]:
-    sha256 = sha256_of(raw)
+def _new(name: str | None, raw: RawFile) -> dict[str, Any]:
     return {
         "id": new_id("ds"),
         "name": name,
-        "format": form,
-        "size_bytes": raw.stat().st_size,
-        "sha256": sha256,
-        "raw_key": f"datasets/{sha256}.{form}",
+        "format": raw.form,
+        "size_bytes": raw.size_bytes,
+        "sha256": raw.sha256,
+        "raw_key": f"datasets/{raw.sha256}.{raw.form}",
         "created_at": now(),
         "rows": 0,
         "table_key": "",

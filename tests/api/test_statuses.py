@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from app.api.app import create_app
+from app.records.datasets import RawFile
 from app.records.keys import Keys
 from app.records.rooms import Rooms
 from app.settings import Settings
@@ -95,7 +96,7 @@ def prepare(data_dir: Path, migrated: Path) -> tuple[Service, dict[str, str]]:
     ended = rooms.jobs.cancel(submit(rooms, dataset=add_dataset(rooms)).id)
     with rooms.blobs.staging("test") as folder:
         (folder / "raw").write_text("nothing but a header\n")
-        unread, _ = rooms.datasets.add_unread(None, "csv", folder / "raw")
+        unread, _ = rooms.datasets.add_unread(None, RawFile.of(folder / "raw", "csv"))
     waiting = submit(rooms, dataset=add_dataset(rooms, b"a,y\n3,x\n", b"used"))
     key, _ = Keys(rooms.database, None).add("the last", ["admin"])
     names = {"dataset": waiting.dataset_id, "used": waiting.dataset_id, "job": waiting.id, "waiting": waiting.id}

@@ -19,6 +19,7 @@ from fastapi import Request
 from app.api.spool import spool
 from app.client import Job
 from app.errors import TooLarge
+from app.serving.admission import Lane
 from tests.service import Service
 from tests.shared_services import listed
 from tests.wire import CSV, JSON, check_problem, exchange, head
@@ -273,7 +274,7 @@ def test_the_disk_holds_no_more_of_a_bomb_than_the_limit(tmp_path: Path, is_form
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
     with pytest.raises(TooLarge):
-        asyncio.run(spool(request, tmp_path / "raw", 3_000_000))
+        asyncio.run(spool(request, tmp_path / "raw", 3_000_000, Lane("uploads", 1, 0, seconds=60)))
 
     assert (tmp_path / "raw").stat().st_size <= 3_000_000
 

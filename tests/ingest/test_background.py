@@ -21,7 +21,7 @@ from app.ingest.background import BackgroundParser as Queue
 from app.ingest.parser_process import ParserProcess
 from app.learning.tables.column import Column
 from app.learning.tables.describe_column import describe
-from app.records.datasets import Dataset, Parsed
+from app.records.datasets import Dataset, Parsed, RawFile
 from app.records.rooms import Rooms
 from app.settings import Settings
 from app.wiring import open_rooms
@@ -239,7 +239,7 @@ def test_a_failure_of_our_own_costs_one_data_set_and_not_the_queue(rooms: Rooms,
         found = []
         for name in ("broken", "fine"):
             (tmp_path / "raw").write_bytes(table(name))
-            dataset, _ = rooms.datasets.add_unread(None, "csv", tmp_path / "raw")
+            dataset, _ = rooms.datasets.add_unread(None, RawFile.of(tmp_path / "raw", "csv"))
             queue.wake()
             found.append(await asyncio.to_thread(settled, dataset.id))
             if in_the_way.is_file():
@@ -264,9 +264,9 @@ def test_whoever_reads_first_makes_it_ready(rooms: Rooms, tmp_path: Path) -> Non
         (tmp_path / "table").write_bytes(content)
         return Parsed(tmp_path / "table", 1, [describe(Column("a", "numeric", np.ones(1)))], [], "y")
 
-    unread, _ = rooms.datasets.add_unread("mine", "csv", raw())
+    unread, _ = rooms.datasets.add_unread("mine", RawFile.of(raw(), "csv"))
 
-    read, is_new = rooms.datasets.add("another", "csv", raw(), parsed(b"table"))
+    read, is_new = rooms.datasets.add("another", RawFile.of(raw(), "csv"), parsed(b"table"))
     rooms.datasets.fail(unread.id, "invalid", "too late")
     rooms.datasets.finish(unread.id, parsed(b"another reading"))
 

@@ -15,7 +15,7 @@ import pytest
 from app.errors import Conflict, NotFound
 from app.learning.tables.column import Column
 from app.learning.tables.describe_column import describe
-from app.records.datasets import Dataset, Parsed
+from app.records.datasets import Dataset, Parsed, RawFile
 from app.records.jobs import Job, NewJob
 from app.records.rooms import Rooms
 from app.storage.blobs import ORPHAN_SECONDS
@@ -33,7 +33,7 @@ def add(
 ) -> tuple[Dataset, bool]:
     with rooms.blobs.staging("test") as folder:
         (folder / "raw").write_bytes(raw)
-        return rooms.datasets.add(name, form, folder / "raw", parsed(folder, table))
+        return rooms.datasets.add(name, RawFile.of(folder / "raw", form), parsed(folder, table))
 
 
 def parsed(folder: Path, table: bytes) -> Parsed:

@@ -17,6 +17,7 @@ from app.client import NotFound
 from app.errors import NotFound as Gone
 from app.jobs.publish import publish
 from app.learning.artifact import write
+from app.records.datasets import RawFile
 from app.records.job_report import JobReport
 from app.records.jobs import Job
 from app.records.retention import Policy, sweep
@@ -124,8 +125,8 @@ def test_a_data_set_that_could_not_be_read_goes_and_one_that_is_being_read_stays
     with rooms.blobs.staging("test") as folder:
         for name in ("failed", "processing"):
             (folder / name).write_text(name)
-        failed, _ = rooms.datasets.add_unread(None, "csv", folder / "failed")
-        processing, _ = rooms.datasets.add_unread(None, "csv", folder / "processing")
+        failed, _ = rooms.datasets.add_unread(None, RawFile.of(folder / "failed", "csv"))
+        processing, _ = rooms.datasets.add_unread(None, RawFile.of(folder / "processing", "csv"))
     rooms.datasets.fail(failed.id, "invalid", "no table")
 
     removed = sweep(rooms, DAY, in_days(2))
