@@ -14,7 +14,9 @@ from app.learning.training.resolve_spec import Limits
 from app.metrics.several_processes import Totals
 from app.metrics.version_usage import VersionUsage
 from app.records.checkpoints import Checkpoints
+from app.records.claims import Claims
 from app.records.datasets import Datasets
+from app.records.job_sweep import JobSweep
 from app.records.jobs import Jobs
 from app.records.keys import Keys
 from app.records.registry import Registry
@@ -100,6 +102,8 @@ def open_rooms(settings: Settings) -> Rooms:
         queue=queue,
         datasets=Datasets(database, blobs),
         jobs=Jobs(database, queue, settings.max_queued_jobs),
+        claims=Claims(database),
+        job_sweep=JobSweep(database, queue),
         registry=Registry(database, blobs),
         workers=Workers(database),
         checkpoints=Checkpoints(blobs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from app.learning.encoding.encoder import Encoder, Input
 from app.learning.encoding.read_cells import records_cells
 from app.learning.network.architecture import Architecture, Dense, OnnxRuntime
 from app.records.datasets import Dataset, Parsed, RawFile
-from app.records.jobs import Job, NewJob
+from app.records.job import Job, JobSpec, NewJob
 from app.records.rooms import Rooms
 
 
@@ -29,7 +29,8 @@ def add_dataset(rooms: Rooms, raw: bytes = b"a,y\n1,x\n", table: bytes = b"table
 def submit(rooms: Rooms, model: str = "m", key: str | None = None, body: str = "body", **changes: Any) -> Job:
     """Submit a job on a data set of its own, or on the one in `changes`."""
     dataset = changes.pop("dataset", None) or add_dataset(rooms)
-    new = NewJob(model, dataset.id, dataset.table_key, None, {"target": "y", "tags": {}, **changes}, ("one warning",))
+    spec = cast(JobSpec, {"target": "y", "tags": {}, **changes})
+    new = NewJob(model, dataset.id, dataset.table_key, None, spec, ("one warning",))
     return rooms.jobs.submit(new, key, body)
 
 
@@ -74,7 +75,7 @@ def train(
 ) -> int | None:
     """Publish a version as a worker does, for a job of its own; gives its number, or None where it was refused."""
     job = submit(rooms, model)
-    claim = rooms.jobs.claim(job.id, job.workflow_id)
+    claim = rooms.claims.take(job.id, job.workflow_id)
     assert claim is not None
     done, artifact = make_done(promote, optimize, validation), artifact or make_artifact()
     inputs = [{"name": each.name, "kind": each.kind} for each in artifact.encoder.inputs]

@@ -13,7 +13,7 @@ from fastapi.sse import format_sse_event
 from app.api.deps import ServicesDep, negotiate
 from app.errors import Overloaded
 from app.http.media_types import EVENT_STREAM, JSON
-from app.records.jobs import Job
+from app.records.job import Job
 from app.wiring import Services
 
 PING_SECONDS = 15.0
@@ -47,8 +47,8 @@ async def stream_events(services: Services, job: Job, seen: int) -> AsyncIterato
         states = await asyncio.to_thread(services.rooms.jobs.last_events, [job.id])
         events = await asyncio.to_thread(services.rooms.jobs.events, job.id, seen, _BATCH)
         for event in events:
-            seen = event["id"]
-            yield format_sse_event(id=str(seen), event=event["type"], data_str=json.dumps(event))
+            seen = event.id
+            yield format_sse_event(id=str(seen), event=event.type, data_str=json.dumps(event.document()))
         last, status = states.get(job.id, (0, "gone"))
         if status not in ("queued", "running") and seen >= last:
             return

@@ -91,8 +91,8 @@ async def get_events(
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return EventSourceResponse(stream_events(services, job, seen), headers=headers)
     events = await asyncio.to_thread(services.rooms.jobs.events, id, after, limit + 1)
-    following = str(events[limit - 1]["id"]) if len(events) > limit else None
-    return EventPage(items=[EventOut.model_validate(event) for event in events[:limit]], next=following)
+    following = str(events[limit - 1].id) if len(events) > limit else None
+    return EventPage(items=[EventOut.model_validate(event.document()) for event in events[:limit]], next=following)
 
 
 @router.post(

@@ -20,6 +20,7 @@ from app.api.examples.media import TEXT, media
 from app.api.openapi import documented
 from app.errors import NotReady, Unavailable
 from app.metrics.request_durations import Tally, TallyReader
+from app.records.job_status import JobStatus
 from app.wiring import Services
 
 router = APIRouter(tags=["Operations"])
@@ -87,7 +88,7 @@ def get_system(services: ServicesDep) -> dict[str, Any]:
         "serves_on": "gpu:0" if services.version_cache.serves_on_gpu else "cpu",
         "loaded": services.version_cache.devices(),
         "processes": settings.processes,
-        "queue": {"queued": counts.get("queued", 0), "running": counts.get("running", 0)},
+        "queue": {"queued": counts.get(JobStatus.QUEUED, 0), "running": counts.get(JobStatus.RUNNING, 0)},
         "workers": services.rooms.workers.list(),
         "limits": limits,
     }
@@ -113,7 +114,7 @@ def open_meter(services: Services, tally: Tally) -> MeterProvider:
         except Unavailable:
             # a scrape tells what it can while the database is away
             return []
-        return [Observation(counts.get(status, 0), {"status": status}) for status in _STATUSES]
+        return [Observation(counts.get(status, 0), {"status": status}) for status in JobStatus]
 
     def streams(_options: CallbackOptions) -> list[Observation]:
         return [Observation(services.open_streams)]
@@ -142,6 +143,3 @@ def open_meter(services: Services, tally: Tally) -> MeterProvider:
     meter.create_observable_gauge("fitserve_loaded_versions", [loaded], description="Versions in memory.")
     meter.create_observable_gauge("fitserve_insecure_no_auth", [insecure], description="1 where keys are switched off.")
     return provider
-
-
-_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")

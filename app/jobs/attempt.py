@@ -21,7 +21,8 @@ from app.jobs.training_process import TrainingProcess
 from app.jobs.worker_settings import WorkerSettings
 from app.learning.spec import TrainSpec
 from app.learning.training.events import CheckpointWritten, TrainingWarning
-from app.records.jobs import Claim, Job
+from app.records.claims import Claim
+from app.records.job import Job
 from app.records.registry import Ref
 from app.records.rooms import Rooms
 from app.system.machine import out_of_memory_kills
@@ -104,7 +105,7 @@ class Attempt:
     def __init__(self, rooms: Rooms, job: Job, claim: Claim, process: TrainingProcess, stopping: asyncio.Event) -> None:
         self._rooms, self._job, self._claim = rooms, job, claim
         self._process, self._stopping = process, stopping
-        self._progress = JobProgress(rooms.jobs, claim)
+        self._progress = JobProgress(rooms.claims, claim)
         #: processes that the kernel had killed for want of memory before this attempt
         self._kills = out_of_memory_kills()
 

@@ -16,7 +16,8 @@ from app.jobs.attempt import Attempt, AttemptInterrupted, TrainingFailed, Traini
 from app.jobs.gpu_choice import GpuChoice
 from app.jobs.training_process import WarmTrainingProcess
 from app.jobs.worker_settings import WorkerSettings
-from app.records.jobs import MAX_CRASHES, Claim, Job
+from app.records.claims import MAX_CRASHES, Claim
+from app.records.job import Job
 from app.records.rooms import Rooms
 
 logger = logging.getLogger(__name__)
@@ -51,19 +52,18 @@ class JobRunner:
 
     async def run(self, job_id: str, workflow_id: str) -> None:
         """Make attempts at a job until one ends it; return at once where the job is no longer to be done."""
-        jobs = self._rooms.jobs
         while not self._stopping.is_set():
-            claim = await _persist(jobs.claim, job_id, workflow_id)
+            claim = await _persist(self._rooms.claims.take, job_id, workflow_id)
             if claim is None:
                 return
-            job = await _persist(jobs.get, job_id)
+            job = await _persist(self._rooms.jobs.get, job_id)
             logger.info("job started", extra={"job_id": job_id, "attempt": job.attempt})
             if await self._is_ended_by_attempt(job, claim):
                 return
 
     async def _is_ended_by_attempt(self, job: Job, claim: Claim) -> bool:
         """Make one attempt and write its outcome; return False where another attempt is due."""
-        jobs = self._rooms.jobs
+        claims = self._rooms.claims
         try:
             await self._attempt(job, claim)
         except asyncio.CancelledError:
@@ -76,16 +76,16 @@ class JobRunner:
             await asyncio.sleep(RETRY_SECONDS)
             return False
         except TrainingProcessLost:
-            crashes = await _persist(jobs.charge_crash, claim)
+            crashes = await _persist(claims.charge_crash, claim)
             if crashes < MAX_CRASHES:
                 return False
-            await _persist(jobs.fail, claim, "worker_crashed", f"The training process died {crashes} times.")
+            await _persist(claims.fail, claim, "worker_crashed", f"The training process died {crashes} times.")
         except TrainingFailed as error:
-            await _persist(jobs.fail, claim, error.code, error.message, error.param)
+            await _persist(claims.fail, claim, error.code, error.message, error.param)
         except Exception as error:
             # a fault of this worker ends the one job, and not the worker
             logger.exception("job failed", extra={"job_id": job.id})
-            await _persist(jobs.fail, claim, *_code_and_message(error))
+            await _persist(claims.fail, claim, *_code_and_message(error))
         return True
 
     async def _attempt(self, job: Job, claim: Claim) -> None:
@@ -105,7 +105,7 @@ class JobRunner:
         """Put a job back to queued where the worker stops; where that fails, the next start takes the job as it is."""
         if self._stopping.is_set():
             with suppress(StorageFull, Unavailable):
-                await asyncio.to_thread(self._rooms.jobs.release, claim)
+                await asyncio.to_thread(self._rooms.claims.release, claim)
 
 
 async def _persist(write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -21,8 +21,8 @@ from app.learning.training.events import (
     Progress,
     TrainingWarning,
 )
+from app.records.claims import Claim, Claims
 from app.records.job_report import JobReport
-from app.records.jobs import Claim, Jobs
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class ClaimVoid(Exception):
 class JobProgress:
     """Gathers the events of a run, and commits them a few times a second."""
 
-    def __init__(self, jobs: Jobs, claim: Claim) -> None:
-        self._jobs, self._claim = jobs, claim
+    def __init__(self, claims: Claims, claim: Claim) -> None:
+        self._claims, self._claim = claims, claim
         self._events: list[Mapping[str, object]] = []
         #: all but the events
         self._report = JobReport()
@@ -92,8 +92,8 @@ class JobProgress:
 
     def _write(self, report: JobReport) -> bool:
         if report == JobReport():
-            return self._jobs.is_held(self._claim)
-        return self._jobs.report(self._claim, report)
+            return self._claims.is_held(self._claim)
+        return self._claims.report(self._claim, report)
 
 
 def _without_type(document: Mapping[str, object]) -> dict[str, object]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from app.errors import StorageFull
 from app.jobs.messages import Done
-from app.records.jobs import Claim, Job
+from app.records.claims import Claim
+from app.records.job import Job
 from app.records.rooms import Rooms
 
 logger = logging.getLogger(__name__)
@@ -28,10 +29,10 @@ def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: Done) -> N
     key = rooms.registry.store(folder)
     try:
         with rooms.database.write() as connection:
-            is_held = rooms.jobs.hold(connection, claim)
+            is_held = rooms.claims.hold(connection, claim)
             if is_held:
                 version = rooms.registry.add(connection, job.model, job.id, key, done.sha256, document)
-                rooms.jobs.succeed(connection, claim, version, done.metrics)
+                rooms.claims.succeed(connection, claim, version, done.metrics)
     except StorageFull:
         # the row was rolled back; what the files take is needed to say so
         rooms.registry.discard(key)

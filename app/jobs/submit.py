@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from app.errors import Invalid, TooLarge
 from app.learning.spec import TrainSpec
@@ -12,7 +12,7 @@ from app.learning.tables.table_file import TableFile
 from app.learning.training.dry_run import estimate, examine
 from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
 from app.records.datasets import Dataset, Parsed
-from app.records.jobs import NewJob
+from app.records.job import JobSpec, NewJob
 from app.records.registry import Ref, Version
 from app.records.rooms import Rooms
 
@@ -36,7 +36,8 @@ class Prepared:
             "estimate": self.estimate,
         }
         own = {"dataset": dataset.id, **self.resolved.document(), **chosen}
-        return NewJob(model, dataset.id, dataset.table_key, self.validation_table_key, own, self.resolved.warnings)
+        spec = cast(JobSpec, own)
+        return NewJob(model, dataset.id, dataset.table_key, self.validation_table_key, spec, self.resolved.warnings)
 
 
 def prepare(rooms: Rooms, table: Dataset | Parsed, spec: TrainSpec, limits: Limits) -> Prepared:

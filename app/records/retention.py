@@ -53,11 +53,11 @@ def sweep(rooms: Rooms, policy: Policy, moment: datetime) -> dict[str, int]:
     """Remove what is older than the policy keeps it; gives how much of each went."""
     removed = {"jobs": 0, "events": 0, "engine": 0, "datasets": 0, "checkpoints": 0}
     if policy.jobs is not None:
-        removed["jobs"] = rooms.jobs.forget(timestamp(moment - timedelta(days=policy.jobs)), BATCH)
+        removed["jobs"] = rooms.job_sweep.delete_jobs(timestamp(moment - timedelta(days=policy.jobs)), BATCH)
     if policy.events is not None:
-        removed["events"] = rooms.jobs.forget_events(timestamp(moment - timedelta(days=policy.events)), BATCH)
+        removed["events"] = rooms.job_sweep.delete_events(timestamp(moment - timedelta(days=policy.events)), BATCH)
     if policy.engine is not None:
-        removed["engine"] = rooms.jobs.forget_engine_rows(moment - timedelta(days=policy.engine), BATCH)
+        removed["engine"] = rooms.job_sweep.delete_queue_rows(moment - timedelta(days=policy.engine), BATCH)
     if policy.datasets is not None:
         removed["datasets"] = rooms.datasets.forget_unused(
             timestamp(moment - timedelta(days=policy.datasets)), rooms.jobs, BATCH
@@ -65,7 +65,7 @@ def sweep(rooms: Rooms, policy: Policy, moment: datetime) -> dict[str, int]:
     # their jobs were there before they were
     kept = rooms.checkpoints.job_ids()
     since = "" if policy.checkpoints is None else timestamp(moment - timedelta(days=policy.checkpoints))
-    removed["checkpoints"] = rooms.checkpoints.forget_all(kept - rooms.jobs.resumable(since))
+    removed["checkpoints"] = rooms.checkpoints.forget_all(kept - rooms.job_sweep.unfinished(since))
     rooms.datasets.sweep(rooms.jobs)
     if any(removed.values()):
         logger.info("swept", extra=removed)

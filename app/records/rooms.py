@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.records.checkpoints import Checkpoints
+from app.records.claims import Claims
 from app.records.datasets import Datasets
+from app.records.job_sweep import JobSweep
 from app.records.jobs import Jobs
 from app.records.registry import Registry
 from app.records.workers import Workers
@@ -23,6 +25,8 @@ class Rooms:
     queue: JobQueue
     datasets: Datasets
     jobs: Jobs
+    claims: Claims
+    job_sweep: JobSweep
     registry: Registry
     workers: Workers
     checkpoints: Checkpoints

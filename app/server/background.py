@@ -59,7 +59,7 @@ class BackgroundWork:
         policy = retention.Policy.of(settings)
         while True:
             try:
-                await asyncio.to_thread(rooms.jobs.fail_lost)
+                await asyncio.to_thread(rooms.job_sweep.fail_lost)
                 await asyncio.to_thread(retention.sweep, rooms, policy, datetime.now(UTC))
             except (Unavailable, StorageFull) as error:
                 logger.warning("sweep put off: %s", error)

@@ -37,7 +37,7 @@ async def wait(rooms: Rooms, waits: list[tuple[str, int]], news: Callable[[], ob
 @pytest.mark.parametrize("what", ["report", "cancel", "delete"])
 def test_news_of_a_job_wakes_everyone_who_waits_for_it(rooms: Rooms, what: str) -> None:
     job = submit(rooms)
-    claim = rooms.jobs.claim(job.id, job.workflow_id)
+    claim = rooms.claims.take(job.id, job.workflow_id)
     assert claim is not None
     last = rooms.jobs.get(job.id).last_event
 
@@ -46,7 +46,7 @@ def test_news_of_a_job_wakes_everyone_who_waits_for_it(rooms: Rooms, what: str) 
         rooms.jobs.delete(job.id)
 
     news = {
-        "report": lambda: rooms.jobs.report(claim, JobReport([{"type": "log"}])),
+        "report": lambda: rooms.claims.report(claim, JobReport([{"type": "log"}])),
         "cancel": lambda: rooms.jobs.cancel(job.id),
         "delete": end,
     }

@@ -378,7 +378,7 @@ def test_a_later_format_and_a_name_outside_the_store_are_refused(made: Path, tmp
 
 def test_only_rows_of_our_own_tables_come_back(data_dir: Path, rooms: Rooms, plot: Plot, tmp_path: Path) -> None:
     waiting, running = submit(rooms), submit(rooms)
-    assert rooms.jobs.claim(running.id, running.workflow_id)
+    assert rooms.claims.take(running.id, running.workflow_id)
     backup(data_dir / "fitserve.db", data_dir, tmp_path / "good.tar")
     evil = change(
         tmp_path / "good.tar",

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from app.errors import Conflict, NotFound
 from app.learning.tables.column import Column
 from app.learning.tables.describe_column import describe
 from app.records.datasets import Dataset, Parsed, RawFile
-from app.records.jobs import Job, NewJob
+from app.records.job import Job, JobSpec, NewJob
 from app.records.rooms import Rooms
 from app.storage.blobs import ORPHAN_SECONDS
 
@@ -48,7 +49,7 @@ def correct(rooms: Rooms, dataset_id: str, table: bytes) -> Dataset:
 
 def submit(rooms: Rooms, dataset: Dataset, validation: Dataset | None = None) -> Job:
     other = None if validation is None else validation.table_key
-    return rooms.jobs.submit(NewJob("m", dataset.id, dataset.table_key, other, {}), None, "body")
+    return rooms.jobs.submit(NewJob("m", dataset.id, dataset.table_key, other, cast(JobSpec, {})), None, "body")
 
 
 def stored(rooms: Rooms) -> set[str]:

@@ -13,8 +13,10 @@ import sqlalchemy as sa
 from dbos import DBOSClient
 
 from app.errors import Conflict, NotFound, Overloaded
+from app.records.claims import Claim
+from app.records.idempotency_keys import IDEMPOTENCY_SECONDS
+from app.records.job import Job
 from app.records.job_report import JobReport
-from app.records.jobs import IDEMPOTENCY_SECONDS, Claim, Job
 from app.records.rooms import Rooms
 from app.settings import Settings
 from app.storage.database import Database
@@ -34,19 +36,19 @@ def queue(database_url: str, rooms: Rooms) -> Iterator[Callable[[str], list[str]
 
 
 def take(rooms: Rooms, job: Job) -> Claim:
-    claim = rooms.jobs.claim(job.id, job.workflow_id)
+    claim = rooms.claims.take(job.id, job.workflow_id)
     assert claim is not None
     return claim
 
 
 def succeed(rooms: Rooms, claim: Claim, version: int = 1) -> None:
     with rooms.database.write() as connection:
-        assert rooms.jobs.hold(connection, claim)
-        rooms.jobs.succeed(connection, claim, version, {"loss": 0.5})
+        assert rooms.claims.hold(connection, claim)
+        rooms.claims.succeed(connection, claim, version, {"loss": 0.5})
 
 
 def said(rooms: Rooms, job: Job) -> list[dict[str, Any]]:
-    return [{k: v for k, v in event.items() if k not in ("id", "at")} for event in rooms.jobs.events(job.id, 0, 1000)]
+    return [{"type": event.type, **event.body} for event in rooms.jobs.events(job.id, 0, 1000)]
 
 
 STATUS = [{"type": "status", "status": "queued"}, {"type": "warning", "message": "one warning"}]
@@ -156,12 +158,12 @@ def test_a_claimed_job_runs(rooms: Rooms) -> None:
     job = submit(rooms)
 
     claim = take(rooms, job)
-    rooms.jobs.report(claim, JobReport(device="cpu", loop="graph"))
+    rooms.claims.report(claim, JobReport(device="cpu", loop="graph"))
 
     running = rooms.jobs.get(job.id)
     assert ("running", 1, None, "cpu") == (running.status, running.attempt, running.queue_position, running.device)
     assert running.started_at is not None
-    assert rooms.jobs.is_held(claim)
+    assert rooms.claims.is_held(claim)
     assert [*STATUS, {"type": "status", "status": "running"}] == said(rooms, job)
 
 
@@ -170,29 +172,29 @@ def test_only_one_of_many_claims_holds_and_it_is_the_last(rooms: Rooms) -> None:
 
     def run(_: int) -> Claim | None:
         gate.wait()
-        return rooms.jobs.claim(job.id, job.workflow_id)
+        return rooms.claims.take(job.id, job.workflow_id)
 
     with ThreadPoolExecutor(6) as pool:
         claims = [claim for claim in pool.map(run, range(6)) if claim is not None]
 
-    assert 1 == sum(rooms.jobs.is_held(claim) for claim in claims)
+    assert 1 == sum(rooms.claims.is_held(claim) for claim in claims)
     assert len(claims) == rooms.jobs.get(job.id).attempt
 
 
 def test_what_is_not_due_is_not_claimed(rooms: Rooms) -> None:
     job = submit(rooms)
 
-    assert rooms.jobs.claim("job_none", "job_none.1") is None
-    assert rooms.jobs.claim(job.id, f"{job.id}.2") is None
+    assert rooms.claims.take("job_none", "job_none.1") is None
+    assert rooms.claims.take(job.id, f"{job.id}.2") is None
     rooms.jobs.cancel(job.id)
-    assert rooms.jobs.claim(job.id, job.workflow_id) is None
+    assert rooms.claims.take(job.id, job.workflow_id) is None
 
 
 VOIDED: dict[str, Callable[[Rooms, Claim], object]] = {
     "cancelled": lambda rooms, claim: rooms.jobs.cancel(claim.job_id),
-    "claimed again": lambda rooms, claim: rooms.jobs.claim(claim.job_id, f"{claim.job_id}.1"),
-    "released": lambda rooms, claim: rooms.jobs.release(claim),
-    "failed": lambda rooms, claim: rooms.jobs.fail(claim, "internal", "it failed"),
+    "claimed again": lambda rooms, claim: rooms.claims.take(claim.job_id, f"{claim.job_id}.1"),
+    "released": lambda rooms, claim: rooms.claims.release(claim),
+    "failed": lambda rooms, claim: rooms.claims.fail(claim, "internal", "it failed"),
     "succeeded": succeed,
     "cancelled and resumed": lambda rooms, claim: (rooms.jobs.cancel(claim.job_id), rooms.jobs.resume(claim.job_id)),
 }
@@ -200,17 +202,19 @@ VOIDED: dict[str, Callable[[Rooms, Claim], object]] = {
 
 def hold(rooms: Rooms, claim: Claim) -> bool:
     with rooms.database.write() as connection:
-        is_held = rooms.jobs.hold(connection, claim)
-        rooms.jobs.succeed(connection, claim, 9, {})
+        is_held = rooms.claims.hold(connection, claim)
+        rooms.claims.succeed(connection, claim, 9, {})
     return is_held
 
 
 WRITES: dict[str, Callable[[Rooms, Claim], object]] = {
-    "report": lambda rooms, claim: rooms.jobs.report(claim, JobReport([{"type": "epoch", "loss": 1.0}], {"epoch": 1})),
-    "report facts": lambda rooms, claim: rooms.jobs.report(claim, JobReport(device="gpu:0", learning_rate=1.0)),
-    "fail": lambda rooms, claim: rooms.jobs.fail(claim, "timeout", "too late"),
-    "charge_crash": lambda rooms, claim: rooms.jobs.charge_crash(claim),
-    "release": lambda rooms, claim: rooms.jobs.release(claim),
+    "report": lambda rooms, claim: rooms.claims.report(
+        claim, JobReport([{"type": "epoch", "loss": 1.0}], {"epoch": 1})
+    ),
+    "report facts": lambda rooms, claim: rooms.claims.report(claim, JobReport(device="gpu:0", learning_rate=1.0)),
+    "fail": lambda rooms, claim: rooms.claims.fail(claim, "timeout", "too late"),
+    "charge_crash": lambda rooms, claim: rooms.claims.charge_crash(claim),
+    "release": lambda rooms, claim: rooms.claims.release(claim),
     "succeed": hold,
 }
 
@@ -224,7 +228,7 @@ def test_a_void_claim_writes_nothing(rooms: Rooms, voided: str) -> None:
 
     answers = {name: write(rooms, claim) for name, write in WRITES.items()}
 
-    assert not rooms.jobs.is_held(claim)
+    assert not rooms.claims.is_held(claim)
     assert (False, False, False) == (answers["report"], answers["fail"], answers["succeed"])
     assert before == (rooms.jobs.get(job.id), rooms.jobs.events(job.id, 0, 100))
 
@@ -235,8 +239,8 @@ def test_reports_are_events_progress_and_the_latest_metrics(rooms: Rooms) -> Non
     metrics = {"loss": 0.5, "accuracy": 0.5, "val_loss": None, "val_accuracy": None}
     epochs: list[dict[str, Any]] = [{"type": "epoch", "epoch": n, "loss": 1 / n, "accuracy": 0.5} for n in (1, 2)]
 
-    assert rooms.jobs.report(claim, JobReport(epochs, {"epoch": 2, "fraction": 0.2}, metrics))
-    assert rooms.jobs.report(claim, JobReport([{"type": "log", "message": "é"}]))
+    assert rooms.claims.report(claim, JobReport(epochs, {"epoch": 2, "fraction": 0.2}, metrics))
+    assert rooms.claims.report(claim, JobReport([{"type": "log", "message": "é"}]))
 
     running = rooms.jobs.get(job.id)
     assert {"epoch": 2, "fraction": 0.2} == running.progress
@@ -251,14 +255,14 @@ def test_event_ids_ascend_without_a_gap_whoever_writes(rooms: Rooms) -> None:
     def run(n: int) -> None:
         gate.wait()
         for _ in range(5):
-            rooms.jobs.report(claim, JobReport([{"type": "log", "message": str(n)}] * 3))
+            rooms.claims.report(claim, JobReport([{"type": "log", "message": str(n)}] * 3))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
 
-    ids = [event["id"] for event in rooms.jobs.events(job.id, 0, 1000)]
+    ids = [event.id for event in rooms.jobs.events(job.id, 0, 1000)]
     assert list(range(1, 3 + 60 + 1)) == ids
-    assert ids[10:13] == [event["id"] for event in rooms.jobs.events(job.id, 10, 3)]
+    assert ids[10:13] == [event.id for event in rooms.jobs.events(job.id, 10, 3)]
     assert {job.id: (63, "running")} == rooms.jobs.last_events([job.id, "job_none"])
 
 
@@ -280,8 +284,8 @@ def test_a_cancelled_job_has_ended_and_left_the_queue(rooms: Rooms, queue: Calla
 def test_a_failed_job_says_why_and_can_be_resumed(rooms: Rooms, queue: Callable[[str], list[str]]) -> None:
     job = submit(rooms)
     claim = take(rooms, job)
-    assert [1, 2] == [rooms.jobs.charge_crash(claim) for _ in range(2)]
-    assert rooms.jobs.fail(claim, "invalid_data", "m" * 5000, "target")
+    assert [1, 2] == [rooms.claims.charge_crash(claim) for _ in range(2)]
+    assert rooms.claims.fail(claim, "invalid_data", "m" * 5000, "target")
     failed = rooms.jobs.get(job.id)
 
     resumed = rooms.jobs.resume(job.id)
@@ -290,8 +294,8 @@ def test_a_failed_job_says_why_and_can_be_resumed(rooms: Rooms, queue: Callable[
     assert ("failed", True) == (failed.status, failed.is_terminal)
     assert ("queued", None, None, {}) == (resumed.status, resumed.error, resumed.finished_at, resumed.progress)
     assert failed.last_event + 1 == resumed.last_event
-    assert rooms.jobs.claim(job.id, job.workflow_id) is None
-    assert 1 == rooms.jobs.charge_crash(take(rooms, resumed))
+    assert rooms.claims.take(job.id, job.workflow_id) is None
+    assert 1 == rooms.claims.charge_crash(take(rooms, resumed))
     assert 2 == rooms.jobs.get(job.id).attempt
     assert resumed.workflow_id in queue("ENQUEUED")
 
@@ -299,10 +303,10 @@ def test_a_failed_job_says_why_and_can_be_resumed(rooms: Rooms, queue: Callable[
 def test_a_released_job_waits_for_the_same_work_to_recover(rooms: Rooms) -> None:
     job = submit(rooms)
 
-    rooms.jobs.release(take(rooms, job))
+    rooms.claims.release(take(rooms, job))
 
     assert "queued" == rooms.jobs.get(job.id).status
-    assert rooms.jobs.is_held(take(rooms, job))
+    assert rooms.claims.is_held(take(rooms, job))
 
 
 def test_a_succeeded_job_has_its_version_and_stays(rooms: Rooms) -> None:
@@ -380,12 +384,14 @@ def test_a_job_whose_work_has_ended_without_it_fails_and_can_be_resumed(rooms: R
     client.cancel_workflow(lost.workflow_id)
     client.destroy()
 
-    failed = [rooms.jobs.fail_lost() for _ in range(2)]
+    failed = [rooms.job_sweep.fail_lost() for _ in range(2)]
 
     assert [[lost.id], []] == failed
     found = {job.id: job for job in rooms.jobs.list(10, None)[0]}
     assert ["failed", "queued", "cancelled"] == [found[job.id].status for job in (lost, waiting, cancelled)]
-    assert "internal" == (found[lost.id].error or {})["code"]
-    assert said(rooms, lost)[-1] == {"type": "status", "status": "failed", "error": found[lost.id].error}
+    error = found[lost.id].error
+    assert error is not None
+    assert "internal" == error["code"]
+    assert said(rooms, lost)[-1] == {"type": "status", "status": "failed", "error": error}
     assert "queued" == rooms.jobs.resume(lost.id).status
-    assert [] == rooms.jobs.fail_lost()
+    assert [] == rooms.job_sweep.fail_lost()

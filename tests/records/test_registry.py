@@ -89,7 +89,7 @@ def test_a_number_is_never_used_again(rooms: Rooms) -> None:
 
 def test_a_job_that_was_cancelled_publishes_nothing(rooms: Rooms) -> None:
     job = submit(rooms)
-    claim = rooms.jobs.claim(job.id, job.workflow_id)
+    claim = rooms.claims.take(job.id, job.workflow_id)
     assert claim is not None
     rooms.jobs.cancel(job.id)
 
@@ -106,7 +106,7 @@ def test_a_job_that_was_cancelled_publishes_nothing(rooms: Rooms) -> None:
 
 def test_a_job_publishes_once_however_often_it_is_told_to(rooms: Rooms) -> None:
     job = submit(rooms)
-    claims = [rooms.jobs.claim(job.id, job.workflow_id) for _ in range(2)]
+    claims = [rooms.claims.take(job.id, job.workflow_id) for _ in range(2)]
 
     for claim in (*claims, *claims):
         assert claim is not None

@@ -18,8 +18,8 @@ from app.errors import NotFound as Gone
 from app.jobs.publish import publish
 from app.learning.artifact import write
 from app.records.datasets import RawFile
+from app.records.job import Job
 from app.records.job_report import JobReport
-from app.records.jobs import Job
 from app.records.retention import Policy, sweep
 from app.records.rooms import Rooms
 from app.settings import Settings
@@ -59,14 +59,14 @@ def stored(rooms: Rooms) -> set[str]:
     return {key for prefix in ("datasets", "tables") for key in rooms.blobs.keys(prefix)}
 
 
-def said(rooms: Rooms, job: Job) -> list[tuple[int, str | None]]:
-    return [(event["id"], event.get("status")) for event in rooms.jobs.events(job.id, 0, 1000)]
+def said(rooms: Rooms, job: Job) -> list[tuple[int, object]]:
+    return [(event.id, event.body.get("status")) for event in rooms.jobs.events(job.id, 0, 1000)]
 
 
 def make_version(rooms: Rooms, dataset: Any, validation: Any) -> Job:
     """Publish a version that came from one data set and was validated on another."""
     job = submit(rooms, "two", dataset=dataset)
-    claim = rooms.jobs.claim(job.id, job.workflow_id)
+    claim = rooms.claims.take(job.id, job.workflow_id)
     assert claim is not None
     done = make_done()
     spec = {**done.version.spec, "validation": {"fraction": None, "dataset": validation.id}}
@@ -142,10 +142,10 @@ def test_a_data_set_that_could_not_be_read_goes_and_one_that_is_being_read_stays
 @both
 def test_events_of_an_ended_job_go_but_for_the_last(rooms: Rooms) -> None:
     ended, waiting = submit(rooms), submit(rooms)
-    claim = rooms.jobs.claim(ended.id, ended.workflow_id)
+    claim = rooms.claims.take(ended.id, ended.workflow_id)
     assert claim is not None
-    rooms.jobs.report(claim, JobReport([{"type": "epoch", "loss": 1.0}] * 5))
-    rooms.jobs.fail(claim, "timeout", "too late")
+    rooms.claims.report(claim, JobReport([{"type": "epoch", "loss": 1.0}] * 5))
+    rooms.claims.fail(claim, "timeout", "too late")
     before = rooms.jobs.get(ended.id)
 
     young = sweep(rooms, Policy(None, 1, None, None, None), in_days(0.9))
@@ -191,7 +191,7 @@ def test_the_engines_rows_go_for_ended_jobs_and_never_for_open_ones(
     cancel(rooms, ended)
     cancel(rooms, resumed)
     rooms.jobs.resume(resumed.id)
-    assert rooms.jobs.claim(running.id, running.workflow_id) is not None
+    assert rooms.claims.take(running.id, running.workflow_id) is not None
 
     young = sweep(rooms, Policy(None, None, None, 1, None), in_days(0.9))
     old = sweep(rooms, Policy(None, None, None, 1, None), in_days(1.1))
@@ -241,9 +241,9 @@ def test_one_sweep_removes_a_batch_and_the_next_goes_on(rooms: Rooms) -> None:
         cancel(rooms, submit(rooms, dataset=other))
 
     datasets = [rooms.datasets.forget_unused("9", rooms.jobs, 3) for _ in range(3)]
-    said_before = [rooms.jobs.forget_events("9", 3) for _ in range(3)]
-    engine = [rooms.jobs.forget_engine_rows(in_days(1), 3) for _ in range(3)]
-    jobs = [rooms.jobs.forget("9", 3) for _ in range(3)]
+    said_before = [rooms.job_sweep.delete_events("9", 3) for _ in range(3)]
+    engine = [rooms.job_sweep.delete_queue_rows(in_days(1), 3) for _ in range(3)]
+    jobs = [rooms.job_sweep.delete_jobs("9", 3) for _ in range(3)]
 
     assert [[3, 1, 0], [6, 2, 0], [3, 1, 0], [3, 1, 0]] == [datasets, said_before, engine, jobs]
     assert {waiting.dataset_id} == ids_of_datasets(rooms)

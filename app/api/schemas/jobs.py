@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.examples.jobs import JOB
 from app.api.schemas.datasets import ColumnOut
 from app.learning.tables.label import Label
-from app.records.jobs import Job
+from app.records.job import Job
 
 
 class JobError(BaseModel):
