@@ -13,7 +13,7 @@ from app.learning.artifact import Artifact, write
 from app.learning.encoding.encoder import Encoder, Input
 from app.learning.encoding.read_cells import records_cells
 from app.learning.network.architecture import Architecture, Dense, OnnxRuntime
-from app.records.datasets import Dataset, Parsed, RawFile
+from app.records.dataset import Dataset, ParsedTable, RawFile
 from app.records.job import Job, JobSpec, NewJob
 from app.records.rooms import Rooms
 
@@ -23,7 +23,9 @@ def add_dataset(rooms: Rooms, raw: bytes = b"a,y\n1,x\n", table: bytes = b"table
     with rooms.blobs.staging("test") as folder:
         (folder / "raw").write_bytes(raw)
         (folder / "table").write_bytes(table)
-        return rooms.datasets.add(None, RawFile.of(folder / "raw", "csv"), Parsed(folder / "table", 1, [], [], "y"))[0]
+        return rooms.datasets.add(
+            None, RawFile.of(folder / "raw", "csv"), ParsedTable(folder / "table", 1, [], [], "y")
+        )[0]
 
 
 def submit(rooms: Rooms, model: str = "m", key: str | None = None, body: str = "body", **changes: Any) -> Job:

@@ -16,7 +16,7 @@ from app.api.uploads import keep, read, receive
 from app.errors import Invalid
 from app.learning.tables.table_file import load_table
 from app.names import id_of
-from app.records.datasets import Dataset
+from app.records.dataset import Dataset
 
 router = APIRouter(prefix="/api/v1/datasets", tags=["Data sets"])
 

@@ -19,7 +19,7 @@ from app.errors import Invalid
 from app.http.media_types import JSON
 from app.jobs.submit import describe_dry_run, prepare
 from app.learning.spec import TrainSpec
-from app.records.datasets import Dataset, Parsed, RawFile
+from app.records.dataset import Dataset, ParsedTable, RawFile
 from app.wiring import Services, job_limits
 
 router = APIRouter(prefix="/api/v1", tags=["Jobs"])
@@ -80,7 +80,7 @@ class _Training(NamedTuple):
     """What the body of a training request says: a specification, and a table; inline data is also a file."""
 
     spec: TrainSpec
-    table: Dataset | Parsed
+    table: Dataset | ParsedTable
     data: RawFile | None
 
 

@@ -10,7 +10,7 @@ from app.api.request_body import media_type
 from app.api.spool import spool
 from app.errors import TooLarge, UnsupportedMedia
 from app.http.media_types import ARROW_FILE, ARROW_STREAM, CSV, JSON, MULTIPART, NDJSON, NPZ, PARQUET, TSV
-from app.records.datasets import Dataset, Parsed, RawFile
+from app.records.dataset import Dataset, ParsedTable, RawFile
 from app.serving.admission import Lane
 from app.wiring import Services
 
@@ -52,7 +52,7 @@ async def receive(request: Request, services: Services, lane: Lane, path: Path) 
     return RawFile(path, form, body.size_bytes, body.sha256)
 
 
-async def read(services: Services, lane: Lane, raw: RawFile) -> Dataset | Parsed:
+async def read(services: Services, lane: Lane, raw: RawFile) -> Dataset | ParsedTable:
     """Parse a file, or return the data set of these very bytes. Nothing is stored."""
     same = await lane.run(lambda: services.rooms.datasets.find(raw.sha256, raw.form))
     if same is not None and same.status == "ready":
@@ -61,7 +61,7 @@ async def read(services: Services, lane: Lane, raw: RawFile) -> Dataset | Parsed
 
 
 async def keep(
-    services: Services, lane: Lane, table: Dataset | Parsed, raw: RawFile | None, name: str | None = None
+    services: Services, lane: Lane, table: Dataset | ParsedTable, raw: RawFile | None, name: str | None = None
 ) -> tuple[Dataset, bool]:
     """Store a table that `read` returned, unless it is a data set; return the data set, and whether it is new."""
     if isinstance(table, Dataset):

@@ -8,7 +8,8 @@ from contextlib import suppress
 
 from app.errors import Conflict, FitserveError, NotFound, StorageFull, Unavailable
 from app.ingest.parser_process import ParserProcess
-from app.records.datasets import Dataset, Datasets
+from app.records.dataset import Dataset
+from app.records.datasets import Datasets
 from app.storage.blobs import Blobs
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 
 from app import errors
 from app.errors import Fault, FitserveError, Invalid
-from app.records.datasets import Parsed
+from app.records.dataset import ParsedTable
 from app.system.child_process import SAID_LINES, command, keep_said
 from app.system.machine import machine_bytes
 
@@ -59,7 +59,7 @@ class ParserProcess:
         self._said = deque[str](maxlen=SAID_LINES)
         self._listener = asyncio.create_task(keep_said(self._child.stderr, self._said))
 
-    async def parse(self, raw: Path, form: str, out: Path, kinds: Mapping[str, str] | None = None) -> Parsed:
+    async def parse(self, raw: Path, form: str, out: Path, kinds: Mapping[str, str] | None = None) -> ParsedTable:
         """Parse a file into a table file.
 
         Args:
@@ -71,7 +71,7 @@ class ParserProcess:
         """
         request = {"op": "parse", "raw": str(raw), "form": form, "out": str(out), "kinds": dict(kinds or {})}
         reply = await self._ask({**request, "bounds": self._bounds})
-        return Parsed(out, reply["rows"], reply["columns"], reply["warnings"], reply["default_target"])
+        return ParsedTable(out, reply["rows"], reply["columns"], reply["warnings"], reply["default_target"])
 
     async def transcode(self, raw: Path, form: str, out: Path, max_cells: int) -> None:
         """Turn a Parquet or Arrow file into a frame, as `rows.decode` reads it, of so many cells at most.

@@ -11,7 +11,7 @@ from app.learning.spec import TrainSpec
 from app.learning.tables.table_file import TableFile
 from app.learning.training.dry_run import estimate, examine
 from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
-from app.records.datasets import Dataset, Parsed
+from app.records.dataset import Dataset, ParsedTable
 from app.records.job import JobSpec, NewJob
 from app.records.registry import Ref, Version
 from app.records.rooms import Rooms
@@ -40,7 +40,7 @@ class Prepared:
         return NewJob(model, dataset.id, dataset.table_key, self.validation_table_key, spec, self.resolved.warnings)
 
 
-def prepare(rooms: Rooms, table: Dataset | Parsed, spec: TrainSpec, limits: Limits) -> Prepared:
+def prepare(rooms: Rooms, table: Dataset | ParsedTable, spec: TrainSpec, limits: Limits) -> Prepared:
     """Settle a specification for a table; what cannot train is refused here, before anything is stored.
 
     Raises:
@@ -88,7 +88,7 @@ def _mb(size: float) -> int:
     return round(size / 1024**2)
 
 
-def _adopted(spec: TrainSpec, origin: Version, table: Dataset | Parsed) -> TrainSpec:
+def _adopted(spec: TrainSpec, origin: Version, table: Dataset | ParsedTable) -> TrainSpec:
     ref = f"{origin.model}@{origin.version}"
     inputs = [each["name"] for each in origin.document["inputs"]]
     spec = adopt(spec, ref, inputs, TrainSpec.model_validate(origin.document["spec"]))
@@ -99,10 +99,10 @@ def _adopted(spec: TrainSpec, origin: Version, table: Dataset | Parsed) -> Train
     return spec
 
 
-def describe_dry_run(rooms: Rooms, table: Dataset | Parsed, prepared: Prepared) -> dict[str, Any]:
+def describe_dry_run(rooms: Rooms, table: Dataset | ParsedTable, prepared: Prepared) -> dict[str, Any]:
     """Tell what a training job would be: its settled specification, the table, and what looks odd about it."""
     resolved = prepared.resolved
-    path = table.path if isinstance(table, Parsed) else rooms.datasets.path(table.table_key)
+    path = table.path if isinstance(table, ParsedTable) else rooms.datasets.path(table.table_key)
     target = str(resolved.spec.target)
     found = examine(TableFile(path), target, resolved.columns)
     doubts = [

@@ -59,7 +59,7 @@ def sweep(rooms: Rooms, policy: Policy, moment: datetime) -> dict[str, int]:
     if policy.engine is not None:
         removed["engine"] = rooms.job_sweep.delete_queue_rows(moment - timedelta(days=policy.engine), BATCH)
     if policy.datasets is not None:
-        removed["datasets"] = rooms.datasets.forget_unused(
+        removed["datasets"] = rooms.datasets.delete_unused(
             timestamp(moment - timedelta(days=policy.datasets)), rooms.jobs, BATCH
         )
     # their jobs were there before they were

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from app.api.app import create_app
-from app.records.datasets import RawFile
+from app.records.dataset import RawFile
 from app.records.keys import Keys
 from app.records.rooms import Rooms
 from app.settings import Settings

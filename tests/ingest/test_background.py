@@ -21,7 +21,7 @@ from app.ingest.background import BackgroundParser as Queue
 from app.ingest.parser_process import ParserProcess
 from app.learning.tables.column import Column
 from app.learning.tables.describe_column import describe
-from app.records.datasets import Dataset, Parsed, RawFile
+from app.records.dataset import Dataset, ParsedTable, RawFile
 from app.records.rooms import Rooms
 from app.settings import Settings
 from app.wiring import open_rooms
@@ -250,7 +250,8 @@ def test_a_failure_of_our_own_costs_one_data_set_and_not_the_queue(rooms: Rooms,
 
     broken, fine = asyncio.run(test())
 
-    assert ("failed", "internal") == (broken.status, (broken.error or {})["code"])
+    assert broken.error is not None
+    assert ("failed", "internal") == (broken.status, broken.error["code"])
     assert "ready" == fine.status
 
 
@@ -260,9 +261,9 @@ def test_whoever_reads_first_makes_it_ready(rooms: Rooms, tmp_path: Path) -> Non
         (tmp_path / "raw").write_bytes(b"a,y\n1,p\n")
         return tmp_path / "raw"
 
-    def parsed(content: bytes) -> Parsed:
+    def parsed(content: bytes) -> ParsedTable:
         (tmp_path / "table").write_bytes(content)
-        return Parsed(tmp_path / "table", 1, [describe(Column("a", "numeric", np.ones(1)))], [], "y")
+        return ParsedTable(tmp_path / "table", 1, [describe(Column("a", "numeric", np.ones(1)))], [], "y")
 
     unread, _ = rooms.datasets.add_unread("mine", RawFile.of(raw(), "csv"))
 

@@ -28,7 +28,7 @@ from app.client import ApiError, Client
 from app.errors import Corrupt, Invalid, Unavailable
 from app.learning.artifact import read
 from app.records.backup import backup, restore
-from app.records.datasets import Parsed
+from app.records.dataset import ParsedTable
 from app.records.rooms import Rooms
 from app.storage.blobs import LocalBlobs
 from app.storage.migrate import migrate
@@ -224,7 +224,7 @@ def data_dir(tmp_path: Path, rooms: Rooms) -> Path:
     rooms.jobs.cancel(submit(rooms, dataset=dataset).id)
     with rooms.blobs.staging("test") as folder:
         (folder / "table").write_bytes(b"second")
-        rooms.datasets.replace_table(dataset.id, Parsed(folder / "table", 1, [], [], "y"))
+        rooms.datasets.replace_table(dataset.id, ParsedTable(folder / "table", 1, [], [], "y"))
     return tmp_path / "data"
 
 

@@ -16,7 +16,7 @@ import pytest
 from app.errors import Conflict, NotFound
 from app.learning.tables.column import Column
 from app.learning.tables.describe_column import describe
-from app.records.datasets import Dataset, Parsed, RawFile
+from app.records.dataset import Dataset, ParsedTable, RawFile
 from app.records.job import Job, JobSpec, NewJob
 from app.records.rooms import Rooms
 from app.storage.blobs import ORPHAN_SECONDS
@@ -37,9 +37,9 @@ def add(
         return rooms.datasets.add(name, RawFile.of(folder / "raw", form), parsed(folder, table))
 
 
-def parsed(folder: Path, table: bytes) -> Parsed:
+def parsed(folder: Path, table: bytes) -> ParsedTable:
     (folder / "table").write_bytes(table)
-    return Parsed(folder / "table", 2, COLUMNS, ["one warning"], "y")
+    return ParsedTable(folder / "table", 2, COLUMNS, ["one warning"], "y")
 
 
 def correct(rooms: Rooms, dataset_id: str, table: bytes) -> Dataset:

@@ -17,7 +17,7 @@ from app.client import NotFound
 from app.errors import NotFound as Gone
 from app.jobs.publish import publish
 from app.learning.artifact import write
-from app.records.datasets import RawFile
+from app.records.dataset import RawFile
 from app.records.job import Job
 from app.records.job_report import JobReport
 from app.records.retention import Policy, sweep
@@ -240,7 +240,7 @@ def test_one_sweep_removes_a_batch_and_the_next_goes_on(rooms: Rooms) -> None:
         other = add_dataset(rooms, b"a,y\n%d,z\n" % n, b"table %d" % n)
         cancel(rooms, submit(rooms, dataset=other))
 
-    datasets = [rooms.datasets.forget_unused("9", rooms.jobs, 3) for _ in range(3)]
+    datasets = [rooms.datasets.delete_unused("9", rooms.jobs, 3) for _ in range(3)]
     said_before = [rooms.job_sweep.delete_events("9", 3) for _ in range(3)]
     engine = [rooms.job_sweep.delete_queue_rows(in_days(1), 3) for _ in range(3)]
     jobs = [rooms.job_sweep.delete_jobs("9", 3) for _ in range(3)]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.examples.datasets import DATASET
 from app.learning.tables.column import ColumnKind
 from app.learning.tables.label import Label
-from app.records.datasets import Dataset
+from app.records.dataset import Dataset
 
 
 class ColumnOut(BaseModel):
