@@ -18,7 +18,7 @@ UV_COMPILE = $(UV) pyproject.toml --group build
 # clients that pin what the service uses, in other versions
 CLIENTS := kserve mlserver
 
-.PHONY: help setup serve demo test test-backends test-backend clients test-clients test-crash test-power test-fuzz test-resume test-large test-swaps lint format bench lock clean
+.PHONY: help setup serve demo test test-routes test-backends test-backend clients test-clients test-crash test-power test-fuzz test-resume test-large test-swaps lint format bench lock clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ test: $(VENV)/.installed-test  ## Lint, then every test
 	$(MAKE) --no-print-directory lint
 	@# a hundred services start: what they import is compiled once, whatever the shell says
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(ARGS)
+
+test-routes: $(VENV)/.installed-test  ## Test the API without the fast path: no answer may change
+	TEST_FAST_PATH=false $(BIN)/python -m pytest tests/api tests/http tests/server $(ARGS)
 
 test-backends: $(VENV)/.installed-test  ## Train under TensorFlow, JAX and PyTorch, each in an environment of its own
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(BACKEND_TESTS) $(ARGS)

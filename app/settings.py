@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     processes: int = Field(1, ge=1, le=64, description="API processes, which share the address and the data directory.")
     worker_name: str = Field("worker", pattern=f"^{WORKER}$", description="Stable, unique name of a worker.")
     serve_on: Literal["auto", "cpu", "gpu"] = Field("auto", description="Where predictions are computed.")
+    fast_path: bool = Field(
+        True, description="Answer plain predictions ahead of the routes; false leaves that out and changes no answer."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
 
     max_upload_bytes: Bytes = Field(GIB, description="Largest data set or training body.")

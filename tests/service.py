@@ -55,7 +55,8 @@ class Service:
     def start(self) -> Self:
         """Start it on a free port and wait until it serves."""
         environment = {name: value for name, value in self.environment.items() if not name.startswith("FITSERVE_")}
-        environment |= {f"FITSERVE_{name.upper()}": value for name, value in self.settings.items()}
+        settings = {"fast_path": os.environ.get("TEST_FAST_PATH", "true"), **self.settings}
+        environment |= {f"FITSERVE_{name.upper()}": value for name, value in settings.items()}
         environment |= {"FITSERVE_PORT": str(self.port), "FITSERVE_DATA_DIR": str(self.data_dir)}
         said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:

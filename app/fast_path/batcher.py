@@ -1,7 +1,7 @@
 """One call of the network for the requests that come within one turn of the event loop. Knows no HTTP.
 
-No timer waits for more of them: what has come when the loop has run all that was ready is what is answered. A row's
-bits do not depend on its neighbours (`network`), so nobody can tell.
+No timer waits for more requests: a call is for those that have come when the event loop has run everything that was ready.
+The bits of a row do not depend on its neighbours (`network`), so that no client can see who shared a call.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Busy
+from app.fast_path.attempt import attempt
 from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder, RowWarning
 from app.fast_path.parse import Matrix
 from app.serving.admission import Lane
@@ -28,18 +29,18 @@ logger = logging.getLogger(__name__)
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 #: multiplications up to which the event loop waits for the network: about a millisecond
 LOOP_MULTIPLICATIONS = 10_000_000
-#: and those that a call beside the loop begins no further request beyond: tens of milliseconds
+#: multiplications beyond which a call in a thread takes no further request: tens of milliseconds
 CALL_MULTIPLICATIONS = 300_000_000
 
 
-class Answered(NamedTuple):
+class Result(NamedTuple):
     """What the network says about the rows of one request.
 
     Args:
         probabilities: float32 (n, k).
         best: the index of the most probable class of each row.
-        began, ended: when the call was, by `time.perf_counter`.
-        is_first: of those that the call was for.
+        began, ended: when the call of the network was, by `time.perf_counter`.
+        is_first: whether the request is the first of those that the call was for.
     """
 
     probabilities: NDArray[np.float32]
@@ -50,32 +51,42 @@ class Answered(NamedTuple):
     is_first: bool
 
 
-#: is told what was asked for, once, on the event loop; None where the route has to answer
-Tell = Callable[[Answered | Busy | None], None]
+#: takes the result of a request, once, on the event loop; None where the route has to answer
+OnResult = Callable[[Result | Busy | None], None]
 
 
-class _Waiting(NamedTuple):
+class Pending(NamedTuple):
+    """A request that waits for the network: its rows, and how many rows and cells they are."""
+
     rows: Matrix | Encoded
+    row_count: int
+    cell_count: int
     entered: float
-    tell: Tell
+    on_result: OnResult
 
 
-class _Asked(NamedTuple):
-    rows: int
-    #: None where a number is missing or too large: there are no rows then
-    warnings: Sequence[RowWarning] | None
-    tell: Tell
+class Batch(NamedTuple):
+    """The requests of one call of the network.
+
+    Args:
+        x: the rows of all of them, one request after the other, float32 (n, d).
+        warnings: about the rows of each request; None where a number is missing or too large: its rows are not in x.
+    """
+
+    requests: Sequence[Pending]
+    x: NDArray[np.float32]
+    warnings: Sequence[Sequence[RowWarning] | None]
 
 
 class Batcher:
-    """The requests of one version.
+    """Computes the requests of one version, several with each call of the network.
 
     Args:
         network: maps float32 (n, d) to probabilities float32 (n, k).
         matrix: encodes matrices, where the version's inputs are all numbers.
-        multiplications: what the network takes for a row.
-        cpu_rows: the most rows that the processor computes; what another device does is always beside the loop.
-        lane: what is computed beside the loop has its threads, as many calls at once as there are; it knows how long one may wait.
+        multiplications: of the network, for one row.
+        cpu_rows: the most rows that the processor computes; another device always computes in a thread.
+        lane: has the threads, as many as calls may run at once, and the longest time that a request may wait.
     """
 
     def __init__(
@@ -84,25 +95,26 @@ class Batcher:
         self._network = network
         self._matrix = matrix
         self._lane = lane
-        each = max(multiplications, 1)
-        self._loop_rows = min(LOOP_MULTIPLICATIONS // each, cpu_rows)
-        # another device computes many as quickly as few
-        self._most_rows = CALL_MULTIPLICATIONS // each if cpu_rows == sys.maxsize else sys.maxsize
-        self._waiting: deque[_Waiting] = deque()
-        #: of those who wait
+        per_row = max(multiplications, 1)
+        self._loop_rows = min(LOOP_MULTIPLICATIONS // per_row, cpu_rows)
+        # Another device computes many rows as quickly as few.
+        self._most_rows = CALL_MULTIPLICATIONS // per_row if cpu_rows == sys.maxsize else sys.maxsize
+        self._waiting: deque[Pending] = deque()
+        #: rows and cells of the requests that wait
         self._rows = self._cells = 0
-        #: a call is due soon; so many are computed beside the loop
+        #: whether the event loop is to begin a call soon, and how many calls run in threads
         self._is_due, self._running = False, 0
 
-    def ask(self, rows: Matrix | Encoded, entered: float, tell: Tell) -> None:
-        """Tell soon what the network says; None where a number is missing or too large, or the network failed.
+    def submit(self, rows: Matrix | Encoded, entered: float, on_result: OnResult) -> None:
+        """Have the network compute soon. The result is None where a number is missing or too large, or the network fails.
 
         Args:
-            entered: the lane, as it says.
+            entered: when the request entered the lane.
         """
-        self._waiting.append(_Waiting(rows, entered, tell))
-        self._rows += len(rows)
-        self._cells += rows.size
+        request = Pending(rows, len(rows), rows.size, entered, on_result)
+        self._waiting.append(request)
+        self._rows += request.row_count
+        self._cells += request.cell_count
         self._plan()
 
     def _plan(self) -> None:
@@ -111,112 +123,110 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self._call)
 
     def _may_call(self) -> bool:
-        # one that is full waits for its thread there: a busy event loop would leave the thread idle
+        # A full call waits at the threads for one of them: a busy event loop would leave the thread idle.
         ahead = self._running - self._lane.places
         is_full = self._rows >= self._most_rows or self._cells >= CALL_CELLS
         return ahead < 0 or (ahead == 0 and is_full)
 
     def _call(self) -> None:
         self._is_due = False
-        taken, began = self._take(), time.perf_counter()
-        try:
-            x, asked = self._gather(taken)
-            if len(x) > self._loop_rows:
-                call = self._lane.run(partial(self._compute, x, taken[-1].entered))
-                self._running += 1
-                call.add_done_callback(partial(self._end, asked))
-                return
-            # no row may be left
-            probabilities = self._network(x) if len(x) else x
-        except Exception:
-            # each is then answered, or told what is wrong, on its own
-            logger.exception("batch failed")
-            _forsake(taken)
+        requests, began = self._take(), time.perf_counter()
+        batch = attempt(self._gather, requests)
+        if batch is None:
+            fail_all(requests)
+        elif len(batch.x) > self._loop_rows:
+            self._start(batch)
         else:
-            _tell_all(asked, probabilities, began)
-        finally:
-            self._plan()
+            # All requests may have a fault: then there is no row.
+            probabilities = attempt(self._network, batch.x) if len(batch.x) else batch.x
+            _deliver(batch, probabilities, began)
+        self._plan()
 
-    def _take(self) -> list[_Waiting]:
-        """Take what the next call is for, in the order in which it came; whoever waited too long is told so."""
+    def _take(self) -> list[Pending]:
+        """Take the requests of the next call, in the order in which they came; refuse those that waited too long."""
         cells = rows = 0
-        taken: list[_Waiting] = []
+        taken: list[Pending] = []
         while self._waiting and cells < CALL_CELLS and rows < self._most_rows:
-            each = self._waiting.popleft()
-            self._rows -= len(each.rows)
-            self._cells -= each.rows.size
-            late = self._lane.overdue(each.entered)
-            if late is not None:
-                _tell(each.tell, late)
+            request = self._waiting.popleft()
+            self._rows -= request.row_count
+            self._cells -= request.cell_count
+            expired = self._lane.overdue(request.entered)
+            if expired is not None:
+                attempt(request.on_result, expired)
                 continue
-            cells += each.rows.size
-            rows += len(each.rows)
-            taken.append(each)
+            cells += request.cell_count
+            rows += request.row_count
+            taken.append(request)
         return taken
 
-    def _gather(self, taken: Sequence[_Waiting]) -> tuple[NDArray[np.float32], list[_Asked]]:
-        """Encode what is not encoded yet, and put all rows into one array; none of whoever has a fault."""
+    def _gather(self, requests: Sequence[Pending]) -> Batch:
+        """Put the rows of all requests into one array: those that are encoded, then the matrices, which are encoded here."""
+        ready: list[Pending] = []
+        later: list[Pending] = []
         parts: list[NDArray[np.float32]] = []
-        asked: list[_Asked] = []
         matrices: list[Matrix] = []
-        tells: list[Tell] = []
-        for rows, _, tell in taken:
+        warnings: list[Sequence[RowWarning] | None] = []
+        for request in requests:
+            rows = request.rows
             if isinstance(rows, Encoded):
+                ready.append(request)
                 parts.append(rows.x)
-                asked.append(_Asked(len(rows.x), rows.warnings, tell))
+                warnings.append(rows.warnings)
             else:
+                later.append(request)
                 matrices.append(rows)
-                tells.append(tell)
         if matrices:
-            assert self._matrix is not None, "only a version whose inputs are numbers is asked about a matrix"
+            assert self._matrix is not None, "only a version whose inputs are all numbers is asked about a matrix"
             x, found = self._matrix.encode(matrices)
             parts.append(x)
-            for matrix, warnings, tell in zip(matrices, found, tells, strict=True):
-                asked.append(_Asked(0 if warnings is None else len(matrix), warnings, tell))
+            warnings += found
         if not parts:
-            return np.empty((0, 1), np.float32), asked
-        return parts[0] if len(parts) == 1 else np.concatenate(parts), asked
+            return Batch((), np.empty((0, 1), np.float32), ())
+        return Batch(ready + later, parts[0] if len(parts) == 1 else np.concatenate(parts), warnings)
 
-    def _end(self, asked: Sequence[_Asked], call: asyncio.Future[tuple[NDArray[np.float32], float] | None]) -> None:
+    def _start(self, batch: Batch) -> None:
+        call = self._lane.run(partial(self._compute, batch))
+        self._running += 1
+        call.add_done_callback(partial(self._end, batch))
+
+    def _compute(self, batch: Batch) -> tuple[NDArray[np.float32], float] | None:
+        """Compute in a thread; return when that began, too: other calls may have kept the thread. None where it is too late for all."""
+        began = time.perf_counter()
+        return None if self._lane.is_over(batch.requests[-1].entered) else (self._network(batch.x), began)
+
+    def _end(self, batch: Batch, call: asyncio.Future[tuple[NDArray[np.float32], float] | None]) -> None:
         self._running -= 1
         error = None if call.cancelled() else call.exception()
         if call.cancelled() or error is not None:
             logger.error("batch failed", exc_info=error)
-            _forsake(asked)
-        elif (found := call.result()) is None:
-            for each in asked:
-                _tell(each.tell, self._lane.expiry())
+            fail_all(batch.requests)
+        elif (computed := call.result()) is None:
+            for request in batch.requests:
+                attempt(request.on_result, self._lane.expiry())
         else:
-            _tell_all(asked, *found)
+            _deliver(batch, *computed)
         self._plan()
 
-    def _compute(self, x: NDArray[np.float32], entered: float) -> tuple[NDArray[np.float32], float] | None:
-        """Compute in a thread, and say when that began: other calls may have held it. None where it came too late for all."""
-        began = time.perf_counter()
-        return None if self._lane.is_over(entered) else (self._network(x), began)
 
-
-def _tell_all(asked: Sequence[_Asked], probabilities: NDArray[np.float32], began: float) -> None:
+def _deliver(batch: Batch, probabilities: NDArray[np.float32] | None, began: float) -> None:
+    """Hand each request its part of the probabilities."""
+    if probabilities is None:
+        fail_all(batch.requests)
+        return
     ended = time.perf_counter()
     best = probabilities.argmax(axis=1).tolist()
-    at = 0
-    for rows, warnings, tell in asked:
-        answer = None
-        if warnings is not None:
-            mine = slice(at, at + rows)
-            answer = Answered(probabilities[mine], best[mine], warnings, began, ended, is_first=at == 0)
-        _tell(tell, answer)
-        at += rows
+    start = 0
+    for request, warnings in zip(batch.requests, batch.warnings, strict=True):
+        if warnings is None:
+            attempt(request.on_result, None)
+            continue
+        end = start + request.row_count
+        result = Result(probabilities[start:end], best[start:end], warnings, began, ended, is_first=start == 0)
+        attempt(request.on_result, result)
+        start = end
 
 
-def _tell(tell: Tell, what: Answered | Busy | None) -> None:
-    try:
-        tell(what)
-    except Exception:
-        # it is no fault of those who are told next
-        logger.exception("an answer was not delivered")
-
-
-def _forsake(asked: Sequence[_Waiting | _Asked]) -> None:
-    for each in asked:
-        _tell(each.tell, None)
+def fail_all(requests: Iterable[Pending]) -> None:
+    """Leave requests to their routes: the network failed for all of them, and each route finds out whether it fails for one."""
+    for request in requests:
+        attempt(request.on_result, None)

@@ -1,281 +1,165 @@
-"""uvicorn's protocol with less to do for a request: plain ones without ASGI, and one write for an answer.
+"""uvicorn's protocol with the fast path ahead of ASGI. Knows nothing of what a request asks.
 
-A cycle of uvicorn's, its task, its scope and its messages are two thirds of what a small answer costs. Knows nothing of
-what is asked.
+A cycle of uvicorn's, its task, its scope and its messages are two thirds of what a small response costs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import Busy
-from app.fast_path.handler import Answer, Asked, FastPath
+from app.fast_path.buffered_transport import BufferedTransport
+from app.fast_path.formats import Response
+from app.fast_path.handler import FastPath
+from app.fast_path.request import Request
+from app.http.gate import HEADERS
 
-#: what is written at once, without waiting for more
-BUFFER_BYTES = 64 * 1024
-#: how long a plain request's body may take to come; after that the route waits for it, with its own limit
-HELD_SECONDS = 0.5
-
-
-class BufferedTransport:
-    """A transport that writes once what was given to it within one turn of the event loop: an answer's head and body.
-
-    A write to a socket is half of what a small answer costs.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        """Write soon."""
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > BUFFER_BYTES:
-            self._flush()
-
-    def write_whole(self, data: bytes) -> None:
-        """Write what nothing follows soon."""
-        self._flush()
-        self._transport.write(data)
-
-    def close(self) -> None:
-        """Close the connection when all is written."""
-        self._flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """Tell whether the connection is closed, or is to be; asked for each answer, and what is handed on takes longer."""
-        return self._transport.is_closing()
-
-    def _flush(self) -> None:
-        if self._parts:
-            parts, self._parts, self._size = self._parts, [], 0
-            # whoever went away meanwhile hears nothing
-            if not self._transport.is_closing():
-                self._transport.write(b"".join(parts))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class UnusedCycle:
-    """What stands in the place of one of uvicorn's cycles, with all that uvicorn looks at."""
-
-    #: that of a cycle wakes whoever waits for its body
-    message_event = asyncio.Event()
-
-    def __init__(self, *, keep_alive: bool = True) -> None:
-        self.keep_alive = keep_alive
-        self.response_complete = self.disconnected = False
-
-
-class _Exchange(UnusedCycle):
-    """A plain request and its answer."""
-
-    def __init__(self, asked: Asked) -> None:
-        super().__init__()
-        self.asked = asked
-        self.parts: list[bytes] = []
-        self.size = 0
-        self.is_whole = False
-
-    def take(self, part: bytes) -> None:
-        """Take a part of the body."""
-        self.parts.append(part)
-        self.size += len(part)
+#: longest wait for the body of a plain request; after it the route waits, with its own limit
+BODY_SECONDS = 0.5
+_HEAD = b"%bcontent-length: %d\r\ncontent-type: %b\r\n%bx-request-id: %b\r\n\r\n"
+_HEADERS = b"".join(b"%b: %b\r\n" % header for header in HEADERS)
 
 
 class FastHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, where the short way is asked first, and no request changes the protocol of its connection."""
+    """Offers each request to the fast path first; to be combined with a class that has `is_between` and `refuse`.
 
-    hot: FastPath
+    Args:
+        fast_path: answers plain requests.
+        arguments, named: those of uvicorn's protocol.
+    """
+
+    #: whether the parser has read whole requests, and nothing behind the last one
+    is_between: bool
     transport: Any
     cycle: Any
-    _patience: asyncio.TimerHandle | None = None
-    #: the parser has read whole requests and nothing else
-    _is_between = True
+
+    def __init__(self, *arguments: Any, fast_path: FastPath, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._fast_path = fast_path
+        self._body_timer: asyncio.TimerHandle | None = None
+
+    def refuse(self, busy: Busy, path: str, *, closes: bool) -> None:
+        """Say when to come back, and close the connection where that is wanted."""
+        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to write less often."""
+        """Buffer what is written."""
         super().connection_made(cast("asyncio.Transport", BufferedTransport(transport, self.loop)))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let the route end what was begun."""
+        """Let the route end a request that was not whole."""
         super().connection_lost(exc)
-        self._release_held()
+        self._hand_over_incoming()
 
     def data_received(self, data: bytes) -> None:
-        """Know a request's head again, or parse it; wait a while for the rest of a plain one."""
-        before, was_between = self.cycle, self._is_between
-        self._unset_keepalive_if_required()
+        """Recall a request whose head came before, or parse it; wait a while for the rest of a plain one."""
+        before, was_between = self.cycle, self.is_between
         if was_between and before is not None and before.response_complete and not self.flow.write_paused:
-            recalled = self.hot.recall(data)
+            recalled = self._fast_path.recall(data, self._respond)
             if recalled is not None:
-                self.cycle = _Exchange(recalled[0])
-                self.cycle.take(recalled[1])
-                self._ask(self.cycle)
+                self._unset_keepalive_if_required()
+                self.cycle = recalled
+                self._answer(recalled)
                 return
-        self._parse(data)
-        held = self.cycle
-        if type(held) is not _Exchange or held is before:
+        super().data_received(data)
+        request = self.cycle
+        if type(request) is not Request or request is before:
             return
-        if not held.is_whole:
-            self._patience = self.loop.call_later(HELD_SECONDS, self._release_held)
-        elif was_between and self._is_between:
-            self.hot.learn(held.asked, data[: len(data) - held.size], held.size)
-
-    def _parse(self, data: bytes) -> None:
-        """Parse what came, and ignore each `Upgrade` in it, as RFC 9110 (7.8) allows.
-
-        httptools ends a request at a head with `Upgrade`, and would read the request's body as the next request.
-        """
-        rest: bytes | memoryview = data
-        try:
-            while True:
-                try:
-                    self.parser.feed_data(rest)
-                except HttpParserUpgrade as upgrade:
-                    if self.parser.get_method() == b"CONNECT":
-                        self.send_400_response("CONNECT is for proxies.")
-                        return
-                    rest = memoryview(rest)[upgrade.args[0] :]
-                    self._parse_head_without_upgrade()
-                else:
-                    return
-        except HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self.send_400_response("Invalid HTTP request received.")
-
-    def _parse_head_without_upgrade(self) -> None:
-        request_line = self.parser.get_method(), self.url, self.parser.get_http_version().encode()
-        lines = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
-        # the old parser is at the end of a request, and reads nothing behind one that was to be the last
-        self.parser = HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(b"%b %b HTTP/%b\r\n%b\r\n" % (*request_line, b"".join(lines)))
-
-    def on_message_begin(self) -> None:
-        """Begin with the next request."""
-        super().on_message_begin()
-        self._is_between = False
+        if not request.is_whole:
+            self._body_timer = self.loop.call_later(BODY_SECONDS, self._hand_over_incoming)
+        elif was_between and self.is_between:
+            self._fast_path.remember(request, data[: len(data) - request.size])
 
     def on_headers_complete(self) -> None:
-        """Begin a request, unless its head is parsed again without its `Upgrade`."""
-        if not self.parser.should_upgrade():
-            self.on_head()
-
-    def on_head(self) -> None:
-        """Hold a plain request until it is whole."""
-        asked = self._plain()
-        if asked is None:
+        """Begin a plain request, or leave the request to uvicorn."""
+        request = self._fast_path.read_head(self.url, self.headers, self._respond) if self._is_plain() else None
+        if request is None:
             super().on_headers_complete()
         else:
-            self.cycle = _Exchange(asked)
+            self.cycle = request
 
-    def _plain(self) -> Asked | None:
+    def _is_plain(self) -> bool:
+        # Only an idle HTTP/1.1 keep-alive connection takes the fast path; uvicorn handles the rest.
         parser = self.parser
-        # what came before on this connection is answered, or it is some way of HTTP that is uvicorn's to know
-        if (
-            not self._is_idle
-            or parser.get_method() != b"POST"
-            or parser.get_http_version() != "1.1"
-            or not parser.should_keep_alive()
-            or self.expect_100_continue
-            or self.flow.write_paused
-        ):
-            return None
-        return self.hot.plain(self.url, self.headers)
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+        )
 
     @property
-    def _is_idle(self) -> bool:
-        """Whether all requests before have their answers."""
-        return self.cycle is None or self.cycle.response_complete
-
-    @property
-    def _held(self) -> _Exchange | None:
-        """The exchange whose request still comes."""
-        cycle = self.cycle
-        return cycle if type(cycle) is _Exchange and not cycle.is_whole else None
+    def _incoming(self) -> Request | None:
+        """The plain request whose body still comes."""
+        request = self.cycle
+        return request if type(request) is Request and not request.is_whole else None
 
     def on_body(self, body: bytes) -> None:
-        """Keep a part of a plain request's body, as long as it is not too large."""
-        held = self._held
-        if held is None:
+        """Keep a part of a plain request's body; a body that grows too large goes to the route."""
+        request = self._incoming
+        if request is None:
             super().on_body(body)
             return
-        held.take(body)
-        if held.size > self.hot.most_bytes:
-            self._release(held)
+        request.take(body)
+        if request.size > self._fast_path.most_bytes:
+            self._hand_over(request)
 
     def on_message_complete(self) -> None:
         """Have a plain request answered."""
-        if self.parser.should_upgrade():
-            # a head that is parsed again ends here, and no request
-            return
-        self._is_between = True
-        held = self._held
-        if held is None:
+        request = self._incoming
+        if request is None:
             super().on_message_complete()
             return
-        self._lose_patience()
-        self._ask(held)
+        self._stop_body_timer()
+        self._answer(request)
 
-    def _ask(self, exchange: _Exchange) -> None:
-        exchange.is_whole = True
-        parts = exchange.parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.hot.answer(exchange.asked, body, partial(self._answer, exchange))
+    def _answer(self, request: Request) -> None:
+        request.is_whole = True
+        self._fast_path.answer(request)
 
-    def send_away(self, busy: Busy, path: str, *, ends: bool) -> None:
-        """Say when to come back.
-
-        Args:
-            ends: and close the connection.
-        """
-        raise NotImplementedError
-
-    def _answer(self, exchange: _Exchange, answer: Answer | Busy | None) -> None:
-        if answer is None:
-            self._release(exchange)
+    def _respond(self, request: Request, response: Response | Busy | None) -> None:
+        # Without this, the connection and the request would keep each other in memory.
+        del request.on_response
+        if response is None:
+            self._hand_over(request)
             return
-        exchange.response_complete = True
+        request.response_complete = True
         if self.transport.is_closing():
             return
-        if isinstance(answer, Busy):
-            self.send_away(answer, exchange.asked.path, ends=not exchange.keep_alive)
+        if isinstance(response, Busy):
+            self.refuse(response, request.head.path, closes=not request.keep_alive)
             return
-        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        if not exchange.keep_alive:
-            lines.append(b"connection: close\r\n")
-        self.transport.write_whole(b"".join((STATUS_LINE[200], *lines, answer.head, b"\r\n", answer.body)))
-        if not exchange.keep_alive:
-            self.transport.close()
+        self._write(request, response)
         self.on_response_complete()
 
-    def _release_held(self) -> None:
-        self._lose_patience()
-        if self._held is not None:
-            self._release(self._held)
+    def _write(self, request: Request, response: Response) -> None:
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        if not request.keep_alive:
+            lines.append(b"connection: close\r\n")
+        head = _HEAD % (response.lines, len(response.body), response.media_type, _HEADERS, request.id.encode())
+        self.transport.write_whole(b"".join((STATUS_LINE[200], *lines, head, response.body)))
+        if not request.keep_alive:
+            self.transport.close()
 
-    def _lose_patience(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _hand_over_incoming(self) -> None:
+        self._stop_body_timer()
+        if self._incoming is not None:
+            self._hand_over(self._incoming)
 
-    def _release(self, exchange: _Exchange) -> None:
-        """Hand a request over to ASGI, as if it had come there first."""
-        self._lose_patience()
-        path = exchange.asked.path
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _hand_over(self, request: Request) -> None:
+        """Hand a request to ASGI, as if the fast path had not taken it."""
+        self._stop_body_timer()
+        path = request.head.path
         scope: Any = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -284,7 +168,7 @@ class FastHttpProtocol(HttpToolsProtocol):
             "client": self.client,
             "scheme": self.scheme,
             "root_path": self.root_path,
-            "headers": exchange.asked.headers,
+            "headers": request.head.headers,
             "state": self.app_state.copy(),
             "method": "POST",
             "path": path,
@@ -301,15 +185,15 @@ class FastHttpProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=False,
-            keep_alive=exchange.keep_alive,
+            keep_alive=request.keep_alive,
             on_response=self.on_response_complete,
         )
-        cycle.body += b"".join(exchange.parts)
-        cycle.more_body = not exchange.is_whole
-        cycle.disconnected = exchange.disconnected or self.transport.is_closing()
-        if exchange.parts or exchange.is_whole or cycle.disconnected:
+        cycle.body += request.body
+        cycle.more_body = not request.is_whole
+        cycle.disconnected = request.disconnected or self.transport.is_closing()
+        if request.parts or request.is_whole or cycle.disconnected:
             cycle.message_event.set()
-        # another request may have come behind it
-        if self.cycle is exchange:
+        # Another request may have come behind this one.
+        if self.cycle is request:
             self.cycle = cycle
         self._start_asgi_task(cycle, self.config.loaded_app)

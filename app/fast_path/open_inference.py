@@ -34,7 +34,7 @@ def read_matrix(
         Invalid: the outputs are none.
     """
     if json_bytes is not None:
-        read_head = _matrix_head if json_bytes <= MAX_KNOWN_BYTES else _matrix_head.__wrapped__
+        read_head = _read_known_head if json_bytes <= MAX_KNOWN_BYTES else _read_head
         head = read_head(body[:json_bytes], tuple(inputs))
         if head is None or len(body) - json_bytes != math.prod(head.shape) * head.dtype.itemsize:
             return None
@@ -58,8 +58,13 @@ class _MatrixHead:
 
 
 @lru_cache(maxsize=256)
-def _matrix_head(text: bytes, inputs: tuple[str, ...]) -> _MatrixHead | None:
-    """Read the JSON before a matrix in bytes; callers send the same one again and again."""
+def _read_known_head(text: bytes, inputs: tuple[str, ...]) -> _MatrixHead | None:
+    """Read short JSON before a matrix in bytes; clients send the same one again and again."""
+    return _read_head(text, inputs)
+
+
+def _read_head(text: bytes, inputs: tuple[str, ...]) -> _MatrixHead | None:
+    """Read the JSON before a matrix in bytes."""
     document = parse_json_with_nan(text)
     given, request_id = document.get("inputs"), document.get("id")
     if not isinstance(given, list) or len(given) != 1 or not isinstance(request_id, str | None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from app.fast_path.batcher import Batcher, Tell
+from app.fast_path.batcher import Batcher, OnResult
 from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder, RowEncoder, RowWarning
 from app.fast_path.parse import Matrix
 from app.fast_path.write import AnswerWriter
@@ -40,7 +40,7 @@ class FastVersion:
         self._matrix = MatrixEncoder.of(encoder)
         self._rows = RowEncoder(encoder, loaded.target)
         multiplications = sum(weight.size for weight in loaded.artifact.weights.values())
-        self._turns = Batcher(self._network, self._matrix, multiplications, runtime.cpu_rows, lane)
+        self._batcher = Batcher(self._network, self._matrix, multiplications, runtime.cpu_rows, lane)
 
     @property
     def takes_matrices(self) -> bool:
@@ -56,16 +56,16 @@ class FastVersion:
         is_known = all(name in self._rows.known for name in rows.columns)
         return self.encode(rows) if is_known else None
 
-    def ask(self, rows: Matrix | Encoded, entered: float, tell: Tell) -> None:
-        """Have the network compute soon; None where the route has to.
+    def submit(self, rows: Matrix | Encoded, entered: float, on_result: OnResult) -> None:
+        """Have the network compute soon; the result is None where the route has to answer.
 
         Args:
-            entered: the lane, as it says.
+            entered: when the request entered the lane.
         """
         if len(rows) > self._most_rows:
-            tell(None)
+            on_result(None)
         else:
-            self._turns.ask(rows, entered, tell)
+            self._batcher.submit(rows, entered, on_result)
 
     def compute(self, rows: Matrix) -> tuple[NDArray[np.float32], list[int], list[RowWarning]] | None:
         """Compute many rows in a thread: probabilities, best classes and warnings; None where the route has to."""

@@ -19,7 +19,7 @@ from app.api.auth import needed
 from app.http.policy import POLICY
 from app.records.keys import Keys
 from app.records.rooms import Rooms
-from app.server.main import _give_key
+from app.server.main import make_first_key
 from app.settings import Settings
 from app.wiring import open_services
 from tests.api.test_statuses import prepare
@@ -186,7 +186,7 @@ def test_off_loopback_a_key_is_made_stored_hashed_and_shown_once(
     settings = Settings(data_dir=tmp_path / "data", database_url=database_url, host="192.0.2.1")
     services = open_services(settings)
 
-    _give_key(services)
+    make_first_key(services)
 
     found = re.search(r"shown once: (fs_\S{43})$", capsys.readouterr().out.strip())
     assert found is not None
@@ -195,7 +195,7 @@ def test_off_loopback_a_key_is_made_stored_hashed_and_shown_once(
     assert found[1].encode() not in (tmp_path / "data" / "fitserve.db").read_bytes()
     # after a restart the same key is known, and none is made again
     again = open_services(settings)
-    _give_key(again)
+    make_first_key(again)
     assert "" == capsys.readouterr().out
     assert ("admin",) == again.keys.scopes(found[1])
     services.close()

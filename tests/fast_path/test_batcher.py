@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.errors import Busy
-from app.fast_path.batcher import CALL_MULTIPLICATIONS, LOOP_MULTIPLICATIONS, Answered, Batcher
+from app.fast_path.batcher import CALL_MULTIPLICATIONS, LOOP_MULTIPLICATIONS, Batcher, Result
 from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder
 from app.learning.encoding.encoder import Encoder, Input
 from app.learning.network.architecture import OnnxRuntime
@@ -52,7 +52,7 @@ def turns(network: Network, multiplications: int | None = 1, places: int = 1, se
 def ask(of: Batcher, asked: NDArray[np.float64] | Encoded, entered: float | None = None) -> asyncio.Future[Any]:
     """Ask, and give what will be told; to be told twice is an error."""
     told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    of.ask(asked, time.perf_counter() if entered is None else entered, told.set_result)
+    of.submit(asked, time.perf_counter() if entered is None else entered, told.set_result)
     return told
 
 
@@ -69,7 +69,7 @@ def test_what_comes_in_one_turn_is_computed_in_one_call_with_the_same_bits(multi
     network = Network()
     asked = [rows(seed, 1 + seed % 5) for seed in range(30)]
 
-    async def run() -> list[Answered | None]:
+    async def run() -> list[Result | None]:
         of = turns(network, multiplications)
         # matrices, and rows that are encoded already
         both = [Encoded(x.astype(np.float32), [(0, b"w")]) if i % 3 == 0 else x for i, x in enumerate(asked)]
@@ -91,7 +91,7 @@ def test_a_bad_request_harms_none_of_its_neighbours() -> None:
     good = [rows(seed, 2) for seed in range(6)]
     bad = [np.array([[1.0, value, 1.0, 1.0]]) for value in (np.nan, np.inf, -np.inf, 1e39, 1e300)]
 
-    async def run() -> list[Answered | None]:
+    async def run() -> list[Result | None]:
         of = turns(network)
         mixed = [each for pair in zip(good, bad, strict=False) for each in pair] + good[5:]
         return list(await asyncio.gather(*(ask(of, each) for each in mixed)))
@@ -104,7 +104,7 @@ def test_a_bad_request_harms_none_of_its_neighbours() -> None:
 
 
 def test_a_number_out_of_range_is_a_warning_of_its_own_request_alone() -> None:
-    async def run() -> list[Answered | None]:
+    async def run() -> list[Result | None]:
         of = turns(Network())
         far = np.array([[1.0, 10.0, 1.0, -10.0], [1.0, 1.0, 1.0, 1.0], [10.0, 1.0, 1.0, 1.0]])
         return list(await asyncio.gather(*(ask(of, each) for each in (rows(1), far, rows(2)))))
@@ -122,7 +122,7 @@ def test_a_number_out_of_range_is_a_warning_of_its_own_request_alone() -> None:
 
 @pytest.mark.parametrize("multiplications", [1, None])
 def test_a_network_that_fails_leaves_what_comes_later_served(multiplications: int | None) -> None:
-    async def run() -> list[Answered | None]:
+    async def run() -> list[Result | None]:
         of = turns(Network(), multiplications)
         failing = await asyncio.gather(ask(of, np.full((1, 4), 9.0)), ask(of, rows(1)))
         return [*failing, await ask(of, rows(1))]
@@ -182,7 +182,7 @@ def test_a_call_takes_no_more_of_a_large_networks_rows_than_it_computes_soon() -
 def test_a_full_call_waits_at_its_thread_and_not_for_a_busy_event_loop(multiplications: int | None, full: int) -> None:
     network = Network()
 
-    async def run() -> tuple[list[int], list[Answered]]:
+    async def run() -> tuple[list[int], list[Result]]:
         of = turns(network, multiplications)
         # each takes a tenth of a second
         told = [ask(of, np.full((full, 4), 8.0)) for _ in range(3)]

@@ -41,7 +41,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterato
     rooms = open_rooms(Settings(data_dir=folder))
     publish_models(rooms)
     rooms.close()
-    limits = {"max_predict_bytes": "1000", "body_seconds": "0.5", "workers": "0", "api_key": KEY}
+    limits = {"max_predict_bytes": "1000", "body_seconds": "0.5", "workers": "0", "api_key": KEY, "fast_path": "true"}
     running = Service(folder, limits).start()
     yield running
     assert running.stop() == 0

@@ -9,7 +9,9 @@ import json
 import re
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,13 +27,13 @@ from orjson import dumps
 from uvicorn.server import ServerState
 
 from app.api.app import create_app
-from app.fast_path.formats import LOOP_ROWS_BYTES, ROUTES, Native
-from app.fast_path.handler import FastPath
+from app.fast_path.formats import LOOP_ROWS_BYTES, Native
+from app.fast_path.routes import ROUTES
 from app.fast_path.version import LOOP_BYTES
 from app.metrics.request_durations import Tally
 from app.records.registry import Ref
 from app.records.rooms import Rooms
-from app.server.http_protocol import HttpProtocol
+from app.server.uvicorn_server import protocol_factory
 from app.settings import Settings
 from app.wiring import Services, open_services
 from tests.hostile import MODELS, hostile_bodies, json_bodies, near, publish_models, rows_of
@@ -39,6 +41,7 @@ from tests.hostile import MODELS, hostile_bodies, json_bodies, near, publish_mod
 #: by the route: a query that says what is meant anyway is nothing that the short way reads
 BY_ROUTE = "?on_error=fail"
 HEADERS = "Host: localhost\r\nX-From: a test\r\n"
+LIMITS: dict[str, Any] = {"max_predict_bytes": 200_000, "max_predict_cells": 900}
 
 
 @dataclass(frozen=True)
@@ -108,23 +111,24 @@ class Both:
 
 @pytest.fixture
 def both(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[Both]:
-    """Both ways, on a version of each model."""
+    """Both paths, on a version of each model."""
     publish_models(rooms)
-    services = open_services(
-        Settings(
-            data_dir=tmp_path / "data", database_url=database_url, max_predict_bytes=200_000, max_predict_cells=900
-        )
-    )
-    tally = Tally()
-    edge = create_app(services, tally=tally)
-    own = {"predictions": services.lanes.predictions, "hot": FastPath(services, tally, edge)}
-    protocol = type("HttpProtocol", (HttpProtocol,), own)
-    config, state = uvicorn.Config(edge, lifespan="off", access_log=False, log_config=None), ServerState()
+    with opened(Settings(data_dir=tmp_path / "data", database_url=database_url, **LIMITS)) as both:
+        yield both
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Both]:
+    """Serve an application in this process for a while, and connect to it."""
+    services, tally = open_services(settings), Tally()
+    gate = create_app(services, tally=tally)
+    make = protocol_factory(services, gate, tally)
+    config, state = uvicorn.Config(gate, lifespan="off", access_log=False, log_config=None), ServerState()
     with asyncio.Runner() as runner:
-        listening = runner.run(_listen(lambda: protocol(config, state, {})))
-        opened = Both(services, tally, runner, listening.sockets[0].getsockname()[1])
-        yield opened
-        runner.run(opened.close())
+        listening = runner.run(_listen(partial(make, config, state, {})))
+        both = Both(services, tally, runner, listening.sockets[0].getsockname()[1])
+        yield both
+        runner.run(both.close())
         listening.close()
         runner.run(listening.wait_closed())
     services.close()
@@ -398,3 +402,17 @@ def test_the_documents_of_both_ways_are_json(both: Both) -> None:
 
     assert 200 == answer.status
     assert [each["column"] for each in json.loads(answer.body)["warnings"]][:1] == ["a"]
+
+
+def test_the_setting_leaves_the_fast_path_out(rooms: Rooms, tmp_path: Path, database_url: str) -> None:
+    publish_models(rooms)
+    answers, answered = [], []
+    for fast_path in (True, False):
+        own = Settings(data_dir=tmp_path / "data", database_url=database_url, fast_path=fast_path)
+        with opened(own) as both:
+            answers.append(both.ask("numbers", b'{"x":[[1,2]]}'))
+            answered.append(both.answered())
+
+    assert [2, 0] == answered
+    assert 200 == answers[0].status
+    assert answers[0] == answers[1]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.fast_path.http_protocol import BUFFER_BYTES
+from app.fast_path.buffered_transport import BUFFER_BYTES
 from tests.service import Service
 from tests.shared_services import listed
 from tests.wire import CSV, JSON, check_problem, connect, exchange, head, read_answer

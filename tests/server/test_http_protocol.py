@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from app.server.http_protocol import MAX_HEAD_BYTES, HttpProtocol
+from app.server.uvicorn_server import FastLimitedProtocol
 from app.serving.admission import Lane
 
 KEEP_ALIVE_SECONDS = 1
@@ -42,21 +43,22 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class NothingPlain:
-    """A short way that knows no request."""
+    """A fast path that leaves every request to its route."""
 
     most_bytes = 0
 
-    def plain(self, _path: bytes, _headers: Any) -> None:
+    def read_head(self, _path: bytes, _headers: Any, _on_response: Any) -> None:
         return None
 
-    def recall(self, _request: bytes) -> None:
+    def recall(self, _data: bytes, _on_response: Any) -> None:
         return None
 
 
 class Wire:
     """A listening application, and what its connections are."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_fast_path: bool) -> None:
+        self.has_fast_path = has_fast_path
         self.lane = Lane("tests", 1, 1, 60)
         self.head_seconds = 5.0
         self.state = ServerState()
@@ -68,11 +70,14 @@ class Wire:
         config = uvicorn.Config(
             app, lifespan="off", access_log=False, log_config=None, timeout_keep_alive=KEEP_ALIVE_SECONDS
         )
-        own = {"predictions": self.lane, "hot": NothingPlain(), "head_seconds": self.head_seconds}
-        kind = type("HttpProtocol", (HttpProtocol,), own)
+        limits: dict[str, Any] = {"head_seconds": self.head_seconds, "predictions": self.lane}
 
         def make() -> asyncio.Protocol:
-            self.made.append(kind(config, self.state, {}))
+            about: tuple[Any, ...] = (config, self.state, {})
+            if self.has_fast_path:
+                self.made.append(FastLimitedProtocol(*about, fast_path=NothingPlain(), **limits))
+            else:
+                self.made.append(HttpProtocol(*about, **limits))
             return self.made[-1]
 
         server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
@@ -87,8 +92,8 @@ class Wire:
             pass
 
 
-async def through(test: Callable[[Wire], Coroutine[Any, Any, None]]) -> None:
-    wire = Wire()
+async def through(test: Callable[[Wire], Coroutine[Any, Any, None]], *, has_fast_path: bool) -> None:
+    wire = Wire(has_fast_path=has_fast_path)
     try:
         await test(wire)
     finally:
@@ -103,13 +108,13 @@ async def through(test: Callable[[Wire], Coroutine[Any, Any, None]]) -> None:
         wire.lane.close()
 
 
-@pytest.fixture
-def run() -> Callable[[Callable[[Wire], Coroutine[Any, Any, None]]], None]:
-    """Run a test's coroutine in a loop of its own."""
+@pytest.fixture(params=[False, True], ids=["limits", "limits and fast path"])
+def run(request: pytest.FixtureRequest) -> Callable[[Callable[[Wire], Coroutine[Any, Any, None]]], None]:
+    """Run a test's coroutine in a loop of its own, without the fast path and with it."""
 
     def go(test: Callable[[Wire], Coroutine[Any, Any, None]]) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(through(test))
+            runner.run(through(test, has_fast_path=request.param))
 
     return go
 
@@ -192,7 +197,7 @@ def test_trailers_without_end_are_not_kept(run: Run, line: bytes) -> None:
         await asyncio.sleep(0.1)
 
         # the application waits for the end of a body that nobody reads any more
-        assert connection._last_words is not None
+        assert connection.final_error is not None
         assert not connection.transport.is_reading()
         writer.close()
 
