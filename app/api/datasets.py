@@ -14,6 +14,7 @@ from app.api.schemas.datasets import DatasetOut, DatasetPage, DatasetPatch, Rows
 from app.api.spool import staging
 from app.api.uploads import keep, read, receive
 from app.errors import Invalid
+from app.learning.tables.column import ColumnKind
 from app.learning.tables.table_file import load_table
 from app.names import id_of
 from app.records.dataset import Dataset
@@ -109,7 +110,7 @@ async def patch_dataset(
     return DatasetOut.of(changed)
 
 
-def _corrected(dataset: Dataset, body: DatasetPatch) -> dict[str, str]:
+def _corrected(dataset: Dataset, body: DatasetPatch) -> dict[str, ColumnKind]:
     known = {column["name"] for column in dataset.columns}
     for name, correction in body.columns.items():
         if name not in known:

@@ -59,9 +59,9 @@ async def _labelled(request: Request, services: Services, folder: Path) -> Path:
     parser = services.parser_for(raw)
     dataset_id = None
     if body.form == "json" and media_type(request) != MULTIPART:
-        reply = await parser.split(raw, folder / "data")
-        dataset_id = reply["rest"].pop("dataset", None)
-        if (dataset_id is not None) == reply["has_data"] or reply["rest"]:
+        parts = await parser.split(raw, folder / "data")
+        dataset_id = parts.rest.pop("dataset", None)
+        if (dataset_id is not None) == parts.has_data or parts.rest:
             raise Invalid('Expected an object with one of "dataset" and "data".')
         raw = folder / "data"
     if dataset_id is None:

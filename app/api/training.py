@@ -86,13 +86,12 @@ class _Training(NamedTuple):
 
 async def _read(services: Services, body: Path, data: Path) -> _Training:
     lane = services.lanes.submissions
-    reply = await services.parser_for(body).split(body, data)
-    document = reply["rest"]
-    dataset_id = document.pop("dataset", None)
-    if (dataset_id is None) == (not reply["has_data"]):
-        raise Invalid("Expected dataset or data, got " + ("both." if reply["has_data"] else "neither."))
+    parts = await services.parser_for(body).split(body, data)
+    dataset_id = parts.rest.pop("dataset", None)
+    if (dataset_id is None) == (not parts.has_data):
+        raise Invalid("Expected dataset or data, got " + ("both." if parts.has_data else "neither."))
     try:
-        spec = TrainSpec.model_validate(document)
+        spec = TrainSpec.model_validate(parts.rest)
     except ValidationError as error:
         raise invalid(error) from error
     if dataset_id is None:

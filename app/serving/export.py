@@ -1,4 +1,4 @@
-"""Versions as files for other programs. Keras itself runs in a child: this module never imports it."""
+"""Versions as files for other programs. An export process runs Keras: this module never imports it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ import json
 import logging
 import os
 import zipfile
-from contextlib import suppress
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from app.errors import Invalid, NotReady
 from app.learning.artifact import Artifact
 from app.records.registry import Version
-from app.system.child_process import command
+from app.serving.export_messages import CARDS, REQUESTS, ExportCard, ExportRequest
+from app.system.json_lines import ChildProcess
 
 logger = logging.getLogger(__name__)
 
 Form = Literal["keras", "saved_model", "onnx", "litert", "weights"]
-#: the file or folder of each form that the child writes
+#: the file or folder of each form that the export process writes
 _FILES = {"keras": "model.keras", "saved_model": "saved_model", "onnx": "model.onnx", "litert": "model.tflite"}
-#: these are TensorFlow's own, whichever backend trains
+#: formats that only TensorFlow writes, whichever backend trains
 _OF_TENSORFLOW = ("saved_model", "litert")
+#: longest time that an export process may take
 EXPORT_SECONDS = 120.0
-#: of what a child that failed said, in the log
+#: how much of the standard error of a failed export process goes to the log
 SAID_CHARACTERS = 4000
 
 
@@ -34,20 +37,20 @@ async def export_version(artifact: Artifact, version: Version, source: Path, for
 
     Args:
         source: the version's own folder.
-        form: "weights" gives `weights.safetensors` and `architecture.json`; "saved_model" a folder named by the
-            version, so that TensorFlow Serving serves what the zip unpacks to; the others a file.
+        form: "weights" is `weights.safetensors` and `architecture.json`; "saved_model" a folder named by the version,
+            so that TensorFlow Serving serves what the zip unpacks to; each other form is one file.
         folder: an empty one to work in.
 
     Returns:
-        The zip: the model, `encoder.json`, and `card.json`, which says what goes in and how exact it is.
+        The zip: the model, `encoder.json`, and `card.json`, which says what the model takes and how exact it is.
 
     Raises:
         Invalid: the form is TensorFlow's own, and TensorFlow is not installed.
-        NotReady: the child did not end well in time.
+        NotReady: the export process did not end well in time.
     """
     if form in _OF_TENSORFLOW and importlib.util.find_spec("tensorflow") is None:
         raise Invalid.at(("format",), f"Expected TensorFlow to be installed for the format {form!r}, and it is not.")
-    card: dict[str, Any] = {
+    card: dict[str, object] = {
         "model": version.model,
         "version": version.version,
         "classes": list(artifact.classes),
@@ -60,12 +63,13 @@ async def export_version(artifact: Artifact, version: Version, source: Path, for
         card |= {"takes": "encoded", "inputs": artifact.architecture.inputs}
     else:
         out = folder / _FILES[form]
-        card |= await _in_child(source, version.sha256, form, out)
+        written = asdict(await _write_file(ExportRequest(source, version.sha256, form, out)))
+        card |= {name: value for name, value in written.items() if name != "type"}
         files[str(version.version) if form == "saved_model" else out.name] = out
     return await asyncio.to_thread(_zip, folder / "export.zip", files, card)
 
 
-def _zip(path: Path, files: dict[str, Path], card: dict[str, Any]) -> bytes:
+def _zip(path: Path, files: Mapping[str, Path], card: Mapping[str, object]) -> bytes:
     with zipfile.ZipFile(path, "w") as archive:
         for name, top in files.items():
             for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
@@ -74,23 +78,25 @@ def _zip(path: Path, files: dict[str, Path], card: dict[str, Any]) -> bytes:
     return path.read_bytes()
 
 
-async def _in_child(source: Path, sha256: str, form: Form, out: Path) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        *command("app.serving.export_child", str(source), sha256, form, str(out)),
-        env={**os.environ, **({"KERAS_BACKEND": "tensorflow"} if form in _OF_TENSORFLOW else {})},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+async def _write_file(request: ExportRequest) -> ExportCard:
+    """Have an export process write the file.
+
+    Raises:
+        NotReady: the process did not end well in time.
+    """
+    backend = {"KERAS_BACKEND": "tensorflow"} if request.form in _OF_TENSORFLOW else {}
+    process = await ChildProcess.spawn(
+        "app.serving.export_child", requests=REQUESTS, replies=CARDS, environment={**os.environ, **backend}
     )
     try:
         async with asyncio.timeout(EXPORT_SECONDS):
-            line, said = await process.communicate()
+            await process.send(request)
+            card = await process.read()
     except TimeoutError as error:
         raise NotReady(f"The export did not end within {EXPORT_SECONDS:g} seconds; try again.") from error
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-    if process.returncode != 0:
-        logger.error("export failed", extra={"said": said.decode(errors="replace")[-SAID_CHARACTERS:]})
+        await process.kill()
+    if card is None:
+        logger.error("export failed", extra={"said": "\n".join(process.last_lines)[-SAID_CHARACTERS:]})
         raise NotReady("The export's process failed; its log says why.")
-    card: dict[str, Any] = json.loads(line)
     return card

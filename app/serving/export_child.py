@@ -1,12 +1,10 @@
-"""The export child: a version's folder to another program's file, checked on the version's golden rows."""
+"""The export process's own side: a version's folder to another program's file, checked on the version's golden rows."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +14,27 @@ from app.learning.encoding.encoder import Input
 from app.learning.encoding.read_cells import records_cells
 from app.learning.network import keras_network
 from app.learning.network.architecture import Rescaling, run_onnx, to_onnx
+from app.serving.export_messages import CARDS, REQUESTS, ExportCard, ExportRequest, FileFormat
+from app.system.json_lines import ParentProcess
 
 
-def export(source: Path, sha256: str, form: str, out: Path) -> dict[str, object]:
-    """Write the file; gives the card's part about what goes in and how exact it is.
+def export(request: ExportRequest) -> ExportCard:
+    """Write the file, and return what it takes and how exact it is.
 
     Where every input is one number, the file takes the raw numbers and scales them itself, unless they are so far
     from 1 that float32 gives no answer.
-
-    Args:
-        form: "keras", "saved_model", "litert" or "onnx".
     """
-    made = artifact.read(source, sha256)
-    if all(each.kind != "categorical" and each.width == 1 for each in made.encoder.inputs):
-        difference = _write(made, form, out, takes_raw=True)
+    version = artifact.read(request.source, request.sha256)
+    inputs = version.encoder.inputs
+    if all(column.kind != "categorical" and column.width == 1 for column in inputs):
+        difference = _write(version, request.form, request.out, takes_raw=True)
         if math.isfinite(difference):
-            return _card(made, difference, "raw", [each.name for each in made.encoder.inputs])
-    return _card(made, _write(made, form, out, takes_raw=False), "encoded", made.encoder.width)
+            return _card(version, difference, "raw", [column.name for column in inputs])
+    difference = _write(version, request.form, request.out, takes_raw=False)
+    return _card(version, difference, "encoded", version.encoder.width)
 
 
-def _write(made: artifact.Artifact, form: str, out: Path, *, takes_raw: bool) -> float:
+def _write(made: artifact.Artifact, form: FileFormat, out: Path, *, takes_raw: bool) -> float:
     """Write the file; gives the largest difference between its golden probabilities and the version's."""
     with np.errstate(over="ignore"):
         rescaling = _rescaling(made.encoder.inputs) if takes_raw else None
@@ -66,22 +65,18 @@ def _golden_rows(made: artifact.Artifact, *, takes_raw: bool) -> NDArray[np.floa
     return np.stack(filled, axis=1).astype(np.float32)
 
 
-def _card(made: artifact.Artifact, difference: float, takes: str, inputs: list[str] | int) -> dict[str, object]:
-    return {
-        "takes": takes,
-        "inputs": inputs,
-        "largest_difference": difference,
-        "checked_on_rows": len(made.golden["records"]),
-        "environment": keras_network.environment(),
-    }
+def _card(
+    version: artifact.Artifact, difference: float, takes: Literal["raw", "encoded"], inputs: list[str] | int
+) -> ExportCard:
+    return ExportCard(takes, inputs, difference, len(version.golden["records"]), keras_network.environment())
 
 
 def main() -> None:
-    """Be the child, by way of `app.system.child_process`: arguments SOURCE SHA256 FORM OUT."""
-    reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    reply.write(json.dumps(export(Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]))))
-    reply.close()
+    """Be the export process, by way of `app.system.child_process`."""
+    service = ParentProcess[ExportRequest, ExportCard](REQUESTS, CARDS)
+    request = service.read()
+    if request is not None:
+        service.send(export(request))
 
 
 if __name__ == "__main__":

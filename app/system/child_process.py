@@ -8,11 +8,7 @@ import resource
 import runpy
 import signal
 import sys
-from collections import deque
-from collections.abc import AsyncIterable
 
-#: of what a child says, in the log if it dies
-SAID_LINES = 40
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -33,12 +29,6 @@ def limit_child() -> None:
     """Give up core files, and ignore the terminal's Ctrl-C, which is the parent's to act on."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-async def keep_said(stream: AsyncIterable[bytes], said: deque[str]) -> None:
-    """Keep the last lines that a child says on its standard error: they are no lines of this process's log."""
-    async for line in stream:
-        said.append(line.decode(errors="replace").rstrip()[:500])
 
 
 def command(module: str, *arguments: str) -> list[str]:

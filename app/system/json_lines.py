@@ -21,6 +21,8 @@ from app.system.child_process import command
 
 #: lines of a child's standard error that are kept for the log, and characters of each
 LAST_LINES, LINE_CHARACTERS = 40, 500
+#: how long the end of a dead child's standard error is waited for
+LAST_LINES_SECONDS = 1.0
 #: longest line that a child may send
 MAX_LINE_BYTES = 64 * 1024**2
 _STRICT = ConfigDict(extra="forbid", strict=True, ser_json_inf_nan="constants")
@@ -47,10 +49,13 @@ class Codec(Generic[Message]):
 
     def __init__(self, kinds: Any) -> None:
         self._kinds = get_args(kinds) or (kinds,)
-        for kind in self._kinds:
-            with_config(_STRICT)(kind)
-        union: Any = Annotated[kinds, Field(discriminator="type")] if len(self._kinds) > 1 else kinds
-        self._adapter: TypeAdapter[Message] = TypeAdapter(union)
+        self._adapter: TypeAdapter[Message]
+        if len(self._kinds) > 1:
+            union: Any = Annotated[kinds, Field(discriminator="type")]
+            self._adapter = TypeAdapter(union, config=_STRICT)
+        else:
+            # pydantic takes the configuration of a single dataclass from its class alone
+            self._adapter = TypeAdapter(with_config(_STRICT)(kinds))
 
     def encode(self, message: Message) -> bytes:
         """Return a message as a line."""
@@ -114,7 +119,7 @@ class ChildProcess(Generic[Request, Reply]):
             await self._stdin.drain()
 
     async def read(self) -> Reply | None:
-        """Return the next reply, or None where the child has ended.
+        """Return the next reply, or None where the child has ended; `last_lines` are complete then.
 
         Raises:
             UnexpectedMessage, MessageTooLong
@@ -122,11 +127,14 @@ class ChildProcess(Generic[Request, Reply]):
         try:
             line = await self._stdout.readline()
         except ConnectionError:
-            return None
+            line = b""
         except ValueError as error:
             # how asyncio reports a line beyond the limit
             raise MessageTooLong(f"Expected a line of at most {MAX_LINE_BYTES} bytes.") from error
-        return self._replies.decode(line) if line.endswith(b"\n") else None
+        if line.endswith(b"\n"):
+            return self._replies.decode(line)
+        await asyncio.wait({self._listener}, timeout=LAST_LINES_SECONDS)
+        return None
 
     def interrupt(self) -> None:
         """Send the child SIGTERM."""

@@ -21,7 +21,7 @@ import pytest
 import uvloop
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.ingest.parser_process import ParserProcess
+from app.ingest.parser_process import ParserProcess, SplitBody
 from app.learning.tables.describe_column import describe
 from app.learning.tables.table_file import TableFile, load_table
 
@@ -103,10 +103,10 @@ def test_a_body_is_split_into_its_data_and_the_rest(tmp_path: Path) -> None:
 
     async def test(ingest: ParserProcess) -> None:
         reply = await ingest.split(given(tmp_path, {"data": inner, "target": "é\u2028\n"}), data)
-        assert {"rest": {"target": "é\u2028\n"}, "has_data": True} == reply
+        assert SplitBody({"target": "é\u2028\n"}, has_data=True) == reply
         assert inner == json.loads(data.read_bytes())
 
-        assert {"rest": {"a": 1}, "has_data": False} == await ingest.split(given(tmp_path, {"a": 1}), data)
+        assert SplitBody({"a": 1}, has_data=False) == await ingest.split(given(tmp_path, {"a": 1}), data)
         with pytest.raises(Invalid, match="Expected a JSON object"):
             await ingest.split(given(tmp_path, [1]), data)
         with pytest.raises(Malformed, match="Expected JSON"):
@@ -364,7 +364,7 @@ def test_a_request_that_is_given_up_leaves_no_answer_for_the_next(tmp_path: Path
         with pytest.raises(asyncio.CancelledError):
             await parsing
 
-        assert {"rest": {}, "has_data": False} == await ingest.split(given(tmp_path, {}), tmp_path / "data")
+        assert SplitBody({}, has_data=False) == await ingest.split(given(tmp_path, {}), tmp_path / "data")
         assert child not in children()
 
     run(test)

@@ -15,6 +15,7 @@ from app.learning.encoding.read_cells import records_cells
 from app.learning.network.architecture import Architecture, OnnxRuntime
 from app.learning.spec import TrainSpec
 from app.serving.export_child import export
+from app.serving.export_messages import ExportRequest, FileFormat
 
 # Keras's own saving code reads TensorFlow's variables in a way that NumPy will not go on to support
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -57,16 +58,16 @@ def test_the_file_takes_raw_numbers_where_that_is_possible(
     (tmp_path / "version").mkdir()
     sha256 = publish(tmp_path / "version", inputs, records)
 
-    card = export(tmp_path / "version", sha256, "keras", tmp_path / "model.keras")
+    card = export(ExportRequest(tmp_path / "version", sha256, "keras", tmp_path / "model.keras"))
 
-    assert (takes, names, 2) == (card["takes"], card["inputs"], card["checked_on_rows"])
-    assert float(str(card["largest_difference"])) <= 1e-5
+    assert (takes, names, 2) == (card.takes, card.inputs, card.checked_on_rows)
+    assert card.largest_difference <= 1e-5
 
 
 def test_another_process_reads_the_file_and_gets_the_versions_answers(tmp_path: Path) -> None:
     (tmp_path / "version").mkdir()
     sha256 = publish(tmp_path / "version", (SIZE, IS_BIG), [{"size": 2.25, "is_big": True}])
-    export(tmp_path / "version", sha256, "keras", tmp_path / "model.keras")
+    export(ExportRequest(tmp_path / "version", sha256, "keras", tmp_path / "model.keras"))
 
     model = keras.saving.load_model(tmp_path / "model.keras")
 
@@ -76,12 +77,12 @@ def test_another_process_reads_the_file_and_gets_the_versions_answers(tmp_path: 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 @pytest.mark.parametrize(("form", "name"), [("saved_model", "1"), ("onnx", "model.onnx"), ("litert", "model.tflite")])
-def test_other_programs_files_give_the_versions_answers(tmp_path: Path, form: str, name: str) -> None:
+def test_other_programs_files_give_the_versions_answers(tmp_path: Path, form: FileFormat, name: str) -> None:
     (tmp_path / "version").mkdir()
     records: list[dict[str, Any]] = [{"size": 2.25, "is_big": True}, {"size": 4, "is_big": False}]
     sha256 = publish(tmp_path / "version", (SIZE, IS_BIG), records)
 
-    card = export(tmp_path / "version", sha256, form, tmp_path / name)
+    card = export(ExportRequest(tmp_path / "version", sha256, form, tmp_path / name))
 
-    assert ("raw", ["size", "is_big"]) == (card["takes"], card["inputs"])
-    assert float(str(card["largest_difference"])) <= 1e-5
+    assert ("raw", ["size", "is_big"]) == (card.takes, card.inputs)
+    assert card.largest_difference <= 1e-5

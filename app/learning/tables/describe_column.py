@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# pydantic, which checks the messages of a parser process, needs this one before Python 3.12
+from typing_extensions import TypedDict
 
 from app.learning.tables.column import Column, ColumnKind
 from app.learning.tables.label import Label, typed_label
