@@ -17,7 +17,7 @@ from app.api.spool import spool, staging
 from app.api.uploads import keep, read
 from app.errors import Invalid
 from app.http.media_types import JSON
-from app.jobs.submit import describe_dry_run, prepare
+from app.jobs.submit import describe_dry_run, settle
 from app.learning.spec import TrainSpec
 from app.records.dataset import Dataset, ParsedTable, RawFile
 from app.wiring import Services, job_limits
@@ -63,14 +63,14 @@ async def train(
             job = await lane.run(lambda: services.rooms.jobs.find_submitted(idempotency_key, body.sha256))
         if job is None or dry_run:
             spec, table, data = await _read(services, path, folder / "data")
-            prepared = await lane.run(lambda: prepare(services.rooms, table, spec, job_limits(services.settings)))
+            submission = await lane.run(lambda: settle(services.rooms, table, spec, job_limits(services.settings)))
             if dry_run:
-                description = await lane.run(lambda: describe_dry_run(services.rooms, table, prepared))
+                description = await lane.run(lambda: describe_dry_run(services.rooms, table, submission))
                 answer = DryRun.model_validate(description)
                 return Response(answer.model_dump_json(by_alias=True), media_type=JSON)
             await lane.run(services.rooms.jobs.check_queue)
             dataset, _ = await keep(services, lane, table, data)
-            new = prepared.job(name, dataset)
+            new = submission.new_job(name, dataset)
             job = await lane.run(lambda: services.rooms.jobs.submit(new, idempotency_key, body.sha256))
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     return JobOut.of(job)

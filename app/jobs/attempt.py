@@ -16,10 +16,9 @@ from app.errors import NotFound, StorageFull
 from app.jobs.messages import Done, Failed, Interrupted, Ready, StartVersion, TrainingMessage, TrainRequest
 from app.jobs.progress import REPORT_SECONDS, ClaimVoid, JobProgress
 from app.jobs.publish import publish
-from app.jobs.submit import CHOSEN
+from app.jobs.submit import spec_of
 from app.jobs.training_process import TrainingProcess
 from app.jobs.worker_settings import WorkerSettings
-from app.learning.spec import TrainSpec
 from app.learning.training.events import CheckpointWritten, TrainingWarning
 from app.records.claims import Claim
 from app.records.job import Job
@@ -68,7 +67,7 @@ def make_request(rooms: Rooms, settings: WorkerSettings, job: Job, folder: Path,
     validation = job.validation_table_key
     return TrainRequest(
         job.id,
-        TrainSpec.model_validate({name: value for name, value in job.spec.items() if name not in CHOSEN}),
+        spec_of(job),
         # a job of an earlier release has none
         auto=tuple(job.spec.get("auto", ())),
         columns=tuple(job.spec["columns"]),
