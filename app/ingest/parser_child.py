@@ -143,7 +143,7 @@ def split(body: Path, data: Path) -> Divided:
             data.write_bytes(orjson.dumps(document.pop("data")))
         rest = orjson.dumps(document)
     except orjson.JSONEncodeError as error:
-        # what reads the data and the rest goes less deep than the parser of this body
+        # the parsers of the data and of the rest go less deep than the parser of this body
         raise Malformed("Expected JSON that is nested less deeply.") from error
     if len(rest) > MAX_REST_BYTES:
         raise TooLarge(f"Expected at most {MAX_REST_BYTES} bytes of JSON beside data, got {len(rest)}.")

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _ERRORS: dict[str, type[FitserveError]] = {error.code: error for error in (Malformed, Invalid, TooLarge, StorageFull)}
 #: memory that polars frees goes back to the kernel at once: kept for later, it would count as memory in use
 _FREE_AT_ONCE = {"_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
-#: what a frame takes of each cell: 8 bytes, and about as many on its way there
+#: memory for one cell of a frame: 8 bytes, and about as many while the frame is made
 _CELL_BYTES = 16
 
 Reply = TypeVar("Reply", Parsed, Divided, Written)

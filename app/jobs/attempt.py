@@ -109,7 +109,7 @@ class Attempt:
         self._kills = out_of_memory_kills()
 
     async def run(self, request: TrainRequest) -> None:
-        """Have the process train, and publish its version; returns early where the claim is void.
+        """Have the process train, and publish its version; end early where the claim is void.
 
         Raises:
             TrainingProcessLost, TrainingFailed, AttemptInterrupted: there is no version.
@@ -135,7 +135,7 @@ class Attempt:
             while time.monotonic() < deadline:
                 await asyncio.wait({reading}, timeout=REPORT_SECONDS)
                 if reading.done():
-                    if await self._is_last(reading.result(), folder):
+                    if await self._act_on(reading.result(), folder):
                         return
                     reading = asyncio.create_task(self._process.read())
                 if self._progress.is_due:
@@ -144,8 +144,8 @@ class Attempt:
         finally:
             reading.cancel()
 
-    async def _is_last(self, message: TrainingMessage | None, folder: Path) -> bool:
-        """Act on one message, and return whether the attempt has ended well with it."""
+    async def _act_on(self, message: TrainingMessage | None, folder: Path) -> bool:
+        """Act on one message, and return whether the version is published with it; None is the end of all messages."""
         match message:
             case None:
                 await self._progress.flush()

@@ -42,7 +42,7 @@ class JobProgress:
     def __init__(self, claims: Claims, claim: Claim) -> None:
         self._claims, self._claim = claims, claim
         self._events: list[Mapping[str, object]] = []
-        #: all but the events
+        #: the report that the next commit makes, without its events
         self._report = JobReport()
         self._flushed = 0.0
 

@@ -1,9 +1,8 @@
-"""Publishing what a training job made: files, version and outcome, all or nothing."""
+"""Publishing what a training job made: the files, the version and the job's outcome, all or none of them."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 from app.errors import StorageFull
@@ -18,14 +17,17 @@ logger = logging.getLogger(__name__)
 def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: Done) -> None:
     """Store a version's files, then add the version and end its job in one transaction.
 
-    Where the claim is void by then nothing is added, and the files go.
+    Where the claim is void by then, no version is added, and the files are removed.
+
+    Args:
+        folder: with the version's files; it is moved away.
 
     Raises:
-        StorageFull: the disk is; nothing was added.
+        StorageFull: no version was added.
     """
     dataset = rooms.datasets.get(job.dataset_id)
     source = {"id": dataset.id, "sha256": dataset.sha256, "rows": dataset.rows}
-    document = {**asdict(done.version), "dataset": source, "tags": job.spec["tags"]}
+    document = {**vars(done.version), "dataset": source, "tags": job.spec["tags"]}
     key = rooms.registry.store(folder)
     try:
         with rooms.database.write() as connection:
@@ -34,7 +36,7 @@ def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: Done) -> N
                 version = rooms.registry.add(connection, job.model, job.id, key, done.sha256, document)
                 rooms.claims.succeed(connection, claim, version, done.metrics)
     except StorageFull:
-        # the row was rolled back; what the files take is needed to say so
+        # the row was rolled back; the room that the files take is needed to write that the job failed
         rooms.registry.discard(key)
         raise
     if not is_held:

@@ -87,7 +87,7 @@ def main() -> None:
     # a job that is there already does not wait
     if not worker.has_request:
         rehearse()
-        # what is there now stays to the end, and each search of it for garbage takes 0.1 s of the job's time
+        # objects that are there now stay to the end, and each search of them for garbage takes 0.1 s of the job's time
         gc.collect()
         gc.freeze()
     request = worker.read()

@@ -21,7 +21,7 @@ from app.system.machine import gpus
 
 logger = logging.getLogger(__name__)
 
-#: what training processes have after SIGTERM to reach the end of a step and write a checkpoint
+#: time after SIGTERM in which training processes reach the end of a step and write a checkpoint
 STOP_SECONDS = 8.0
 #: how often the queue is asked for jobs
 POLL_SECONDS = 0.2

@@ -1,4 +1,4 @@
-"""What was fitted, measured and written as a version's files. Knows no files but those, and no job."""
+"""Measures what was fitted, and writes it as a version's files. Knows no job."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from app.learning import artifact, evaluation
 from app.learning.network import keras_network
 from app.learning.network.architecture import Architecture, OnnxRuntime
 from app.learning.spec import TrainSpec, count_parameters
-from app.learning.training.batches import Examples, Source, sample
+from app.learning.training.batches import Source, sample
 from app.learning.training.fit import Fitted
 from app.learning.training.prepare import Prepared
 
 #: rows on which the served network is compared with Keras
 PARITY_ROWS = 1000
-#: what a probability of `OnnxRuntime` and one of Keras may differ by
+#: largest difference between a probability of `OnnxRuntime` and Keras's own
 PARITY = 1e-5
 #: the scores of a version
 SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc_ovr")
@@ -30,12 +30,16 @@ def write_version(
 ) -> Done:
     """Measure what was fitted, and write it into a folder, which is made.
 
+    Args:
+        data: that the network was fitted on.
+        device: that computed.
+
     Raises:
         RuntimeError: the served network does not compute what Keras does.
     """
     runtime = OnnxRuntime(architecture, fitted.weights)
     classes = len(data.classes)
-    # one after the other, so that one sample at a time is in memory
+    # the two samples are made one after the other, so that only one is in memory
     scores = _scores(runtime, data.train, classes, architecture, fitted, spec)
     validation = None
     if data.validation is not None:
@@ -92,7 +96,7 @@ def _scores(
     runtime: OnnxRuntime, source: Source, classes: int, architecture: Architecture, fitted: Fitted, spec: TrainSpec
 ) -> Scores:
     """Return the scores on a sample of the rows."""
-    examples: Examples = sample(source, classes)
+    examples = sample(source, classes)
     check_parity(architecture, fitted, runtime, examples.x[:PARITY_ROWS])
     evaluated = evaluation.evaluate(
         runtime.logits(examples.x),

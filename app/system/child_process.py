@@ -1,4 +1,4 @@
-"""Tie a child process to its parent's life, and a name to a process's. Knows nothing of what any of them does."""
+"""A child process that dies with its parent: its command line, and what it does before it runs its module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when the thread that spawned it ends.
 
     Args:
-        parent: the parent's process id; where it is gone already, this process exits.
+        parent: the parent's process id; where that process has ended already, this one exits.
 
     Source: prctl(2); the signal follows the spawning *thread*, so parents spawn from their main one.
     """
@@ -26,13 +26,16 @@ def die_with_parent(parent: int) -> None:
 
 
 def limit_child() -> None:
-    """Give up core files, and ignore the terminal's Ctrl-C, which is the parent's to act on."""
+    """Have this process write no core files, and ignore the terminal's Ctrl-C: the parent acts on it."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Give the command line of a child of this process that runs a module, tied before it imports anything."""
+    """Return the command line of a child of this process that runs a module.
+
+    The child is tied to this process's life before it imports the module.
+    """
     return [sys.executable, "-m", "app.system.child_process", str(os.getpid()), module, *arguments]
 
 

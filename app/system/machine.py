@@ -1,4 +1,4 @@
-"""This machine, or the container that this process is held to: its memory, its processor and its GPUs. Knows nothing of fitserve."""
+"""This machine, or the container that this process runs in: its memory, its processor and its GPUs."""
 
 from __future__ import annotations
 
@@ -10,51 +10,60 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-#: where control groups are mounted, and what a group's file is called: in their second version, and in the first
+#: where control groups are mounted, and the name of a group's memory limit, in their second version and in the first
 _GROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
 )
 
+#: freed memory that a process keeps for its next allocations
 KEPT_BYTES = 16 * 1024**2
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
+class Gpu(TypedDict):
+    """A GPU, by an id such as "gpu:0"."""
+
+    id: str
+    name: str
+    memory_bytes: int
+
+
 def machine_bytes() -> int:
-    """Give the memory of this machine, or of the container, unit or group that this process is held to."""
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    """Return the memory of this machine, or what its container, unit or control group leaves this process of it."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for limit in memory_limits():
-        # "max" where there is none
+        # a group without a limit says "max"
         with suppress(OSError, ValueError):
-            found.append(int(limit.read_text()))
-    return min(found)
+            sizes.append(int(limit.read_text()))
+    return min(sizes)
 
 
 def memory_limits() -> list[Path]:
-    """Give the kernel's files of the memory limits that hold for this process, that of its own control group first."""
+    """Return the kernel's files of the memory limits on this process, the one of its own control group first."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
     # id:controllers:path, where the second version has no controllers: cgroups(7)
     paths = [path for _, names, path in (line.split(":", 2) for line in lines) if names in ("", "memory")]
-    found = []
+    limits = []
     for mount, name in _GROUPS:
         for path in paths:
             own = mount / path.lstrip("/")
-            # in a container the path may be the host's, which is not to be seen; the mount's root is its own group
-            found += [folder / name for folder in (own, *own.parents) if folder.is_relative_to(mount)]
-    return [limit for limit in dict.fromkeys(found) if limit.exists()]
+            # in a container the path may be the host's, and not be there; the mount's root is then the own group
+            limits += [folder / name for folder in (own, *own.parents) if folder.is_relative_to(mount)]
+    return [limit for limit in dict.fromkeys(limits) if limit.exists()]
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep up to `KEPT_BYTES` that it freed, where the C library is glibc.
+    """Have this process keep up to `KEPT_BYTES` of the memory that it frees, where the C library is glibc.
 
-    By default glibc gives the system back what is freed at the end of its memory, 128 KB of it, and a body of 200 KB
-    is then made of new pages each time: a third of what it costs to read one.
+    By default glibc returns all but 128 KB to the system, and a body of 200 KB then gets new pages each time: a third
+    of the time that reading such a body takes.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -63,7 +72,7 @@ def keep_freed_memory() -> None:
 
 
 def processor() -> str:
-    """Give a short digest of what this processor can do: code compiled for one is not for another."""
+    """Return a short digest of what this processor can do: code that is compiled for one may not run on another."""
     with suppress(OSError):
         features = re.findall(r"^(?:flags|Features|model name)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         return hashlib.sha256("\n".join(sorted(set(features))).encode()).hexdigest()[:12]
@@ -71,15 +80,15 @@ def processor() -> str:
 
 
 def out_of_memory_kills() -> int:
-    """Count the processes that the kernel has killed because memory ran out, since it started."""
+    """Return how many processes the kernel has killed for want of memory since it started."""
     with suppress(OSError):
-        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
-        return int(found[1]) if found else 0
+        kills = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
+        return int(kills[1]) if kills else 0
     return 0
 
 
-def gpus() -> list[dict[str, Any]]:
-    """Ask the driver for its GPUs: name and memory in bytes; none where there is no driver."""
+def gpus() -> list[Gpu]:
+    """Return the GPUs that the driver knows; none where there is no driver."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return []
@@ -89,4 +98,4 @@ def gpus() -> list[dict[str, Any]]:
     except (subprocess.SubprocessError, OSError):
         return []
     rows = [[part.strip() for part in line.split(",")] for line in lines]
-    return [{"id": f"gpu:{row[0]}", "name": row[1], "memory_bytes": int(row[2]) * 1024**2} for row in rows]
+    return [{"id": f"gpu:{index}", "name": name, "memory_bytes": int(size) * 1024**2} for index, name, size in rows]

@@ -1,4 +1,4 @@
-"""A child process that is started again whenever it dies. Knows nothing of what it does."""
+"""A child process that is started again whenever it dies. Knows nothing of what the child does."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from contextlib import suppress
 
 logger = logging.getLogger(__name__)
 
-#: one that dies is started again after this, doubled each time up to the last
+#: a child that dies is started again after the first; each further death doubles the time, up to the second
 RESTART_SECONDS = (0.2, 10.0)
 
 
 class SupervisedProcess:
-    """Keeps one child alive; it is spawned from the thread of the event loop, whose end is to kill it.
+    """Keeps one child process alive. The child is spawned from the event loop's thread, whose end kills it.
 
     Args:
-        name: in the log.
-        descriptors: what the child inherits.
-        says_ready: whether the child says by a line on its standard output that it does its work.
+        name: of the child, in the log.
+        descriptors: file descriptors that the child inherits.
+        says_ready: whether the child writes a line to its standard output once it does its work; `is_ready` is set
+            then.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class SupervisedProcess:
         self.is_ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Start it, again and again, until it is to stop; to be run as a task."""
-        delay, longest = RESTART_SECONDS
+        """Start the child, again and again, until `terminate` or `stop`; to be run as a task."""
+        shortest, longest = RESTART_SECONDS
+        delay = shortest
         while self._is_wanted:
             started = asyncio.get_running_loop().time()
             try:
@@ -47,19 +49,19 @@ class SupervisedProcess:
             except OSError:
                 logger.exception("%s not started", self._name)
             lived = asyncio.get_running_loop().time() - started
-            delay = RESTART_SECONDS[0] if lived > longest else min(delay * 2, longest)
+            delay = shortest if lived > longest else min(delay * 2, longest)
             if self._is_wanted:
                 await asyncio.sleep(delay)
 
     def terminate(self) -> None:
-        """Ask it to end, for good."""
+        """Send the child SIGTERM, and do not start it again."""
         self._is_wanted = False
         if self._child is not None and self._child.returncode is None:
             with suppress(ProcessLookupError):
                 self._child.terminate()
 
     async def stop(self, seconds: float) -> None:
-        """Ask it to end, for good, and kill it where it takes longer."""
+        """Terminate the child and wait for its end; kill it where that takes longer than this."""
         self.terminate()
         if self._child is None:
             return
@@ -70,6 +72,7 @@ class SupervisedProcess:
             self._child.kill()
 
     async def _live(self) -> None:
+        """Start the child and wait for its end."""
         self._child = await asyncio.create_subprocess_exec(
             *self._command,
             env=self._environment,
