@@ -132,15 +132,17 @@ def test_a_reply_that_is_too_long_is_refused(tmp_path: Path) -> None:
 
 def test_an_interrupt_is_sigterm(tmp_path: Path) -> None:
     task = """
-        import signal, sys
+        import signal, time
         from pathlib import Path
         from app.system.json_lines import ParentProcess
         from tests.system.test_json_lines import ASKS, QUESTIONS, Ask
 
-        parent = ParentProcess(QUESTIONS, ASKS)
-        signal.signal(signal.SIGTERM, lambda number, frame: parent.send(Ask("interrupted", Path("/"), number)))
+        parent, numbers = ParentProcess(QUESTIONS, ASKS), []
+        signal.signal(signal.SIGTERM, lambda number, frame: numbers.append(number))
         parent.send(Ask("ready", Path("/"), 0))
-        parent.read()
+        while not numbers:
+            time.sleep(0.01)
+        parent.send(Ask("interrupted", Path("/"), numbers[0]))
     """
 
     async def test(child: Child) -> None:
