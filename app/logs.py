@@ -39,12 +39,12 @@ def configure(level: str) -> None:
             },
             "root": {"handlers": ["stderr"], "level": level.upper()},
             "loggers": {
-                # a line for each request is ours, with its id; it comes as JSON
+                # the service's own line for each request, with its id, comes as JSON
                 "fitserve.access": {"handlers": ["lines"], "propagate": False},
                 "uvicorn.access": {"level": "CRITICAL"},
                 "uvicorn.error": {"level": "WARNING"},
                 "alembic": {"level": "WARNING"},
-                # with a handler here, DBOS adds none of its own
+                # DBOS adds a handler of its own where there is none
                 "dbos": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
             },
         }

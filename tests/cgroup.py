@@ -1,4 +1,4 @@
-"""A memory limit of the kernel's on processes of a test, where this machine lets us set one."""
+"""Memory limits on the processes of a test, where this machine lets the test set one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from app.system.machine import memory_limits
 
 @contextmanager
 def memory_limit(size: int) -> Iterator[Path]:
-    """Make a group of so many bytes, below this process's own; a process joins by its id written into the file given.
+    """Make a control group with a memory limit in bytes, below this process's own.
+
+    Returns:
+        A file: a process whose id is written into it joins the group.
 
     Raises:
-        OSError: this machine does not let us.
+        OSError: this machine does not allow it.
     """
     above = next(iter(memory_limits()), None)
     if above is None:
@@ -23,7 +26,7 @@ def memory_limit(size: int) -> Iterator[Path]:
     group = above.parent / f"fitserve-test-{os.getpid()}"
     group.mkdir()
     try:
-        # opened, not made: there is none where groups below this process's own have no limits
+        # without O_CREAT: the file is absent where groups below this process's own have no limits
         descriptor = os.open(group / above.name, os.O_WRONLY)
         try:
             os.write(descriptor, str(size).encode())
@@ -35,7 +38,7 @@ def memory_limit(size: int) -> Iterator[Path]:
 
 
 def can_limit_memory() -> bool:
-    """Tell whether `memory_limit` works here: a container, or an account, may have no part in the kernel's groups."""
+    """Return whether `memory_limit` works here: a container, or an account, may not be allowed to make groups."""
     try:
         with memory_limit(2**30):
             return True

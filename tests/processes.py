@@ -1,4 +1,4 @@
-"""What tests ask of live processes: whether they are there, and what they hold."""
+"""Live processes: waiting for something that they do, whether they run, and the memory that they hold."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tests.service import ROOT, Service
 T = TypeVar("T")
 
 
-def until(found: Callable[[], T | None], seconds: float = 60) -> T:
-    """Ask again and again; gives the first answer that is true."""
+def until(ask: Callable[[], T | None], seconds: float = 60) -> T:
+    """Call a function again and again until its result is true, and return that result."""
     deadline = time.monotonic() + seconds
-    while not (answer := found()):
+    while not (answer := ask()):
         assert time.monotonic() < deadline, f"nothing came within {seconds} seconds"
         time.sleep(0.02)
     return answer
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that only waits to be reaped does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -33,18 +33,18 @@ def is_alive(pid: int) -> bool:
 
 
 def trainers(service: Service) -> list[int]:
-    """Give the ids of a service's training processes: the running ones, and the warm one."""
+    """Return the ids of a service's training processes: those that train, and the warm one."""
     return service.find("app.jobs.training_child")
 
 
 def megabytes(pid: int, field: str) -> float:
-    """Give `Rss` or `Pss` of a process."""
+    """Return the `Rss` or `Pss` of a process in MiB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) / 1024
 
 
 def spawn(data_dir: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
-    """Start a command of `fitserve` on a data directory, with what it says piped."""
+    """Start a command of `fitserve` on a data directory, with its output and errors piped."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FITSERVE_")}
     environment |= {"FITSERVE_DATA_DIR": str(data_dir), "FITSERVE_PORT": "0"}
     environment |= {f"FITSERVE_{name.upper()}": value for name, value in settings.items()}

@@ -34,34 +34,34 @@ def export(request: ExportRequest) -> ExportCard:
     return _card(version, difference, "encoded", version.encoder.width)
 
 
-def _write(made: artifact.Artifact, form: FileFormat, out: Path, *, takes_raw: bool) -> float:
-    """Write the file; gives the largest difference between its golden probabilities and the version's."""
+def _write(version: artifact.Artifact, form: FileFormat, out: Path, *, takes_raw: bool) -> float:
+    """Write the file, and return the largest difference between its golden probabilities and the version's."""
     with np.errstate(over="ignore"):
-        rescaling = _rescaling(made.encoder.inputs) if takes_raw else None
-        x = _golden_rows(made, takes_raw=takes_raw)
+        rescaling = _rescaling(version.encoder.inputs) if takes_raw else None
+        x = _golden_rows(version, takes_raw=takes_raw)
         if form == "onnx":
-            out.write_bytes(to_onnx(made.architecture, made.weights, rescaling))
-            found = run_onnx(out.read_bytes(), x)
+            out.write_bytes(to_onnx(version.architecture, version.weights, rescaling))
+            probabilities = run_onnx(out.read_bytes(), x)
         else:
-            keras_network.save(form, made.architecture, made.weights, rescaling, str(out))
-            found = keras_network.predict_file(form, str(out), x)
-    return float(np.abs(found - np.array(made.golden["probabilities"], np.float32)).max())
+            keras_network.save(form, version.architecture, version.weights, rescaling, str(out))
+            probabilities = keras_network.predict_file(form, str(out), x)
+    return float(np.abs(probabilities - np.array(version.golden["probabilities"], np.float32)).max())
 
 
 def _rescaling(inputs: tuple[Input, ...]) -> Rescaling:
-    scale = np.array([1 / each.scale for each in inputs])
-    return Rescaling(scale, np.array([-each.mean / each.scale for each in inputs]))
+    scale = np.array([1 / column.scale for column in inputs])
+    return Rescaling(scale, np.array([-column.mean / column.scale for column in inputs]))
 
 
-def _golden_rows(made: artifact.Artifact, *, takes_raw: bool) -> NDArray[np.float32]:
-    """Give the golden rows as the file takes them, float32 (n, d)."""
-    records = made.golden["records"]
-    inputs = made.encoder.inputs
-    columns = {each.name: [record[each.name] for record in records] for each in inputs}
-    cells = records_cells(made.encoder, columns, len(records))
+def _golden_rows(version: artifact.Artifact, *, takes_raw: bool) -> NDArray[np.float32]:
+    """Return the golden rows as the file takes them, float32 (n, d)."""
+    records = version.golden["records"]
+    inputs = version.encoder.inputs
+    columns = {column.name: [record[column.name] for record in records] for column in inputs}
+    cells = records_cells(version.encoder, columns, len(records))
     if not takes_raw:
-        return made.encoder.encode(cells)
-    filled = [np.where(np.isnan(cells[each.name]), each.impute, cells[each.name]) for each in inputs]
+        return version.encoder.encode(cells)
+    filled = [np.where(np.isnan(cells[column.name]), column.impute, cells[column.name]) for column in inputs]
     return np.stack(filled, axis=1).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Large uploads: answered at once, read afterwards, through crashes, deletions and files that cannot be read."""
+"""Large uploads: answered at once and parsed afterwards, through crashes, deletions and files that are no tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.ingest.background import BackgroundParser as Queue
+from app.ingest.background import BackgroundParser
 from app.ingest.parser_process import ParserProcess
 from app.learning.tables.column import Column
 from app.learning.tables.describe_column import describe
@@ -29,14 +29,15 @@ from tests import stored_rows
 from tests.service import Service
 from tests.wire import CSV, check_problem
 
+#: the largest file in bytes that is parsed before the answer
 AT_ONCE = 200
 UPLOAD = "/api/v1/datasets"
 PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
 
 
 @dataclass
-class BackgroundParser:
-    """A service that reads at once what has no more than 200 bytes; it has one model, `m`."""
+class Intake:
+    """A service that parses files of up to 200 bytes before it answers; it has one model, `m`."""
 
     service: Service
 
@@ -51,17 +52,17 @@ class BackgroundParser:
         return document
 
     def settled(self, dataset_id: str) -> dict[str, Any]:
-        """Give a data set once it is read."""
+        """Wait until a data set is parsed, or cannot be, and return it."""
         deadline = time.monotonic() + 15
         while (found := self.get(dataset_id))["status"] == "processing":
-            assert time.monotonic() < deadline, "nobody reads it"
+            assert time.monotonic() < deadline, "the data set is not parsed"
             time.sleep(0.02)
         return found
 
     @contextmanager
     def held(self) -> Iterator[int]:
-        """Stop its parser, so that what is uploaded stays unread; gives the parser's id."""
-        # those of small uploads and of JSON bodies started before it
+        """Stop the parser process, so that uploads stay unparsed, and return its id."""
+        # the parsers of small uploads and of JSON bodies started before the one of large files
         child = max(self.service.find("app.ingest.parser_child"))
         os.kill(child, signal.SIGSTOP)
         try:
@@ -72,15 +73,15 @@ class BackgroundParser:
 
 
 @pytest.fixture(scope="module")
-def intake(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[BackgroundParser]:
-    """The service of this module, its parser started."""
+def intake(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Intake]:
+    """The service of this module, whose parser of large files has started."""
     data_dir = tmp_path_factory.mktemp("intake") / "data"
     data_dir.mkdir()
     shutil.copy(migrated, data_dir / "fitserve.db")
     rooms = open_rooms(Settings(data_dir=data_dir))
     stored_rows.train(rooms, "m")
     rooms.close()
-    running = BackgroundParser(Service(data_dir, {"workers": "0", "max_parsed_at_once_bytes": str(AT_ONCE)}).start())
+    running = Intake(Service(data_dir, {"workers": "0", "max_parsed_at_once_bytes": str(AT_ONCE)}).start())
     check_problem(running.request("POST", "/api/v1/models/m/evaluate", json={"dataset": "ds_0"}), 404)
     running.settled(running.upload(table("first")).json()["id"])
     yield running
@@ -88,13 +89,13 @@ def intake(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
 
 
 def table(name: str, size: int = 2000) -> bytes:
-    """Write a table of so many bytes and this first column."""
+    """Return a CSV of this many bytes whose first column has this name."""
     head, row = f"{name},y\n".encode(), b"1,p\n2,q\n"
     body = head + row * ((size - len(head)) // len(row))
     return body + b"\n" * (size - len(body))
 
 
-def test_what_is_larger_by_a_byte_is_read_afterwards(intake: BackgroundParser) -> None:
+def test_a_file_that_is_larger_by_a_byte_is_parsed_afterwards(intake: Intake) -> None:
     at_once = intake.upload(table("edge", AT_ONCE))
     later = intake.upload(table("edge", AT_ONCE + 1))
 
@@ -123,8 +124,8 @@ def test_what_is_larger_by_a_byte_is_read_afterwards(intake: BackgroundParser) -
         (b",".join(b"c%d" % i for i in range(10_001)) + b"\n", CSV, "too_large", "10001"),
     ],
 )
-def test_what_cannot_be_read_fails_with_its_reason_and_can_be_sent_again(
-    intake: BackgroundParser, body: bytes, headers: dict[str, str], code: str, words: str
+def test_a_file_that_is_no_table_fails_and_can_be_sent_again(
+    intake: Intake, body: bytes, headers: dict[str, str], code: str, words: str
 ) -> None:
     first = intake.upload(body, headers)
 
@@ -140,8 +141,8 @@ def test_what_cannot_be_read_fails_with_its_reason_and_can_be_sent_again(
     assert 204 == intake.request("DELETE", f"{UPLOAD}/{again.json()['id']}").status_code
 
 
-def assert_unusable(intake: BackgroundParser, dataset_id: str) -> None:
-    """Assert that what needs a table answers 409."""
+def assert_unusable(intake: Intake, dataset_id: str) -> None:
+    """Assert that every request that needs the table is answered 409."""
     other = intake.upload(b"a,y\n" + b"1,p\n2,q\n" * 5).json()["id"]
     patch = {"columns": {"a": {"kind": "categorical"}}}
     answers = [
@@ -159,7 +160,7 @@ def assert_unusable(intake: BackgroundParser, dataset_id: str) -> None:
         assert "Expected a data set that is ready" in check_problem(answer, 409, "conflict")["detail"]
 
 
-def test_what_is_not_read_yet_cannot_be_used(intake: BackgroundParser) -> None:
+def test_a_data_set_that_is_not_parsed_yet_cannot_be_used(intake: Intake) -> None:
     with intake.held():
         dataset = intake.upload(table("unread")).json()
 
@@ -172,7 +173,7 @@ def test_what_is_not_read_yet_cannot_be_used(intake: BackgroundParser) -> None:
     assert intake.request("PATCH", f"{UPLOAD}/{dataset['id']}", json=patch).is_success
 
 
-def test_the_same_bytes_while_they_are_read_are_the_same_data_set(intake: BackgroundParser) -> None:
+def test_equal_bytes_that_come_before_the_first_are_parsed_are_one_set(intake: Intake) -> None:
     with intake.held():
         first, again = intake.upload(table("same")), intake.upload(table("same"))
         other = intake.upload(table("same"), {"Content-Type": "text/tab-separated-values"})
@@ -185,7 +186,7 @@ def test_the_same_bytes_while_they_are_read_are_the_same_data_set(intake: Backgr
         assert "ready" == intake.settled(answer.json()["id"])["status"]
 
 
-def test_what_is_deleted_while_it_is_read_stays_gone_and_holds_nobody_up(intake: BackgroundParser) -> None:
+def test_a_set_that_is_deleted_while_it_is_parsed_stays_gone(intake: Intake) -> None:
     with intake.held():
         reading, waiting, last = (intake.upload(table(name)).json() for name in ("reading", "waiting", "last"))
 
@@ -200,7 +201,7 @@ def test_what_is_deleted_while_it_is_read_stays_gone_and_holds_nobody_up(intake:
     assert not (intake.service.data_dir / "datasets" / f"{reading['sha256']}.csv").exists()
 
 
-def test_a_parser_that_dies_before_it_began_costs_nothing(intake: BackgroundParser) -> None:
+def test_a_parser_that_dies_before_it_takes_a_file_costs_nothing(intake: Intake) -> None:
     with intake.held() as child:
         dataset = intake.upload(table("orphan")).json()
 
@@ -209,7 +210,7 @@ def test_a_parser_that_dies_before_it_began_costs_nothing(intake: BackgroundPars
         assert "ready" == intake.settled(dataset["id"])["status"]
 
 
-def test_what_a_crash_interrupted_is_read_after_the_restart(intake: BackgroundParser) -> None:
+def test_files_that_a_crash_left_are_parsed_after_the_restart(intake: Intake) -> None:
     with intake.held():
         datasets = [intake.upload(table(f"crash{i}")).json() for i in range(3)]
         intake.service.kill_all()
@@ -223,7 +224,7 @@ def test_what_a_crash_interrupted_is_read_after_the_restart(intake: BackgroundPa
     assert not list((intake.service.data_dir / "staging").glob("intake*"))
 
 
-def test_a_failure_of_our_own_costs_one_data_set_and_not_the_queue(rooms: Rooms, tmp_path: Path) -> None:
+def test_a_fault_of_the_service_fails_one_data_set_and_not_the_next(rooms: Rooms, tmp_path: Path) -> None:
     in_the_way = tmp_path / "data" / "tables"
     in_the_way.write_bytes(b"")
 
@@ -233,19 +234,19 @@ def test_a_failure_of_our_own_costs_one_data_set_and_not_the_queue(rooms: Rooms,
         return found
 
     async def test() -> list[Dataset]:
-        ingest = ParserProcess(1000, 5, 60)
-        queue = Queue(rooms.datasets, rooms.blobs, ingest)
-        reading = asyncio.create_task(queue.run())
+        parser = ParserProcess(1000, 5, 60)
+        background = BackgroundParser(rooms.datasets, rooms.blobs, parser)
+        parsing = asyncio.create_task(background.run())
         found = []
         for name in ("broken", "fine"):
             (tmp_path / "raw").write_bytes(table(name))
             dataset, _ = rooms.datasets.add_unread(None, RawFile.of(tmp_path / "raw", "csv"))
-            queue.wake()
+            background.wake()
             found.append(await asyncio.to_thread(settled, dataset.id))
             if in_the_way.is_file():
                 in_the_way.unlink()
-        reading.cancel()
-        await queue.close()
+        parsing.cancel()
+        await background.close()
         return found
 
     broken, fine = asyncio.run(test())
@@ -256,7 +257,7 @@ def test_a_failure_of_our_own_costs_one_data_set_and_not_the_queue(rooms: Rooms,
 
 
 @pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
-def test_whoever_reads_first_makes_it_ready(rooms: Rooms, tmp_path: Path) -> None:
+def test_the_first_process_to_parse_a_set_makes_it_ready(rooms: Rooms, tmp_path: Path) -> None:
     def raw() -> Path:
         (tmp_path / "raw").write_bytes(b"a,y\n1,p\n")
         return tmp_path / "raw"

@@ -1,4 +1,4 @@
-"""The ingest child as a real process: what it answers, and what becomes of it when it hangs or dies."""
+"""The parser process: what it answers, and what becomes of a request where it hangs or dies."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ CSV = b"a,b,y\n1,x,no\n2.5,,yes\n"
 
 
 def run(test: Callable[[ParserProcess], Awaitable[None]], **settings: Any) -> None:
-    """Run a test against a child of its own; the child is gone afterwards."""
+    """Run a test against a parser process of its own; the process is gone afterwards."""
 
     async def main() -> None:
-        ingest = ParserProcess(**{"max_rows": 100, "max_columns": 5, "seconds": 120.0, **settings})
+        parser = ParserProcess(**{"max_rows": 100, "max_columns": 5, "seconds": 120.0, **settings})
         try:
-            await test(ingest)
+            await test(parser)
         finally:
-            await ingest.close()
+            await parser.close()
         assert [] == children()
 
-    # the loop of the service
+    # the service's own event loop
     uvloop.run(main())
 
 
 def children() -> list[int]:
-    """Give the ids of this process's living ingest children."""
+    """Return the ids of this process's living parser processes."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -65,32 +65,32 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.01)
 
 
-def given(folder: Path, body: Any) -> Path:
+def write_body(folder: Path, body: Any) -> Path:
     path = folder / "body"
     path.write_bytes(body if isinstance(body, bytes) else json.dumps(body).encode())
     return path
 
 
-def test_a_child_parses_one_file_after_the_other_and_says_what_is_wrong(tmp_path: Path) -> None:
+def test_a_process_parses_one_file_after_the_other_and_says_what_is_wrong(tmp_path: Path) -> None:
     out = tmp_path / "table"
 
-    async def test(ingest: ParserProcess) -> None:
-        parsed = await ingest.parse(given(tmp_path, CSV), "csv", out)
+    async def test(parser: ParserProcess) -> None:
+        parsed = await parser.parse(write_body(tmp_path, CSV), "csv", out)
         assert (2, "y", out) == (parsed.rows, parsed.default_target, parsed.path)
         assert [describe(column) for column in load_table(out).columns] == parsed.columns
         (child,) = children()
 
         with pytest.raises(Invalid, match="Expected 3 cells as in the header, got 2 in row 1") as caught:
-            await ingest.parse(given(tmp_path, b"a,b,y\n1,2,3\n4,5\n"), "csv", out)
+            await parser.parse(write_body(tmp_path, b"a,b,y\n1,2,3\n4,5\n"), "csv", out)
         assert (("rows", 1), "ragged_row") == (caught.value.faults[0].loc, caught.value.faults[0].code)
         with pytest.raises(Malformed, match="UTF-8"):
-            await ingest.parse(given(tmp_path, b"a,b\n\xff,2\n"), "csv", out)
+            await parser.parse(write_body(tmp_path, b"a,b\n\xff,2\n"), "csv", out)
         with pytest.raises(TooLarge, match="at most 5 columns, got 6"):
-            await ingest.parse(given(tmp_path, b"a,b,c,d,e,f\n1,2,3,4,5,6\n"), "csv", out)
+            await parser.parse(write_body(tmp_path, b"a,b,c,d,e,f\n1,2,3,4,5,6\n"), "csv", out)
         with pytest.raises(TooLarge, match="at most 100 rows, got 101"):
-            await ingest.parse(given(tmp_path, b"a\n" + b"1\n" * 101), "csv", out)
+            await parser.parse(write_body(tmp_path, b"a\n" + b"1\n" * 101), "csv", out)
 
-        corrected = await ingest.parse(given(tmp_path, CSV), "csv", out, {"a": "categorical"})
+        corrected = await parser.parse(write_body(tmp_path, CSV), "csv", out, {"a": "categorical"})
         assert "categorical" == corrected.columns[0]["kind"]
         assert [child] == children()
 
@@ -101,34 +101,34 @@ def test_a_body_is_split_into_its_data_and_the_rest(tmp_path: Path) -> None:
     data = tmp_path / "data"
     inner = {"x": [[1.5, None]], "y": ["é\u2028"]}
 
-    async def test(ingest: ParserProcess) -> None:
-        reply = await ingest.split(given(tmp_path, {"data": inner, "target": "é\u2028\n"}), data)
+    async def test(parser: ParserProcess) -> None:
+        reply = await parser.split(write_body(tmp_path, {"data": inner, "target": "é\u2028\n"}), data)
         assert SplitBody({"target": "é\u2028\n"}, has_data=True) == reply
         assert inner == json.loads(data.read_bytes())
 
-        assert SplitBody({"a": 1}, has_data=False) == await ingest.split(given(tmp_path, {"a": 1}), data)
+        assert SplitBody({"a": 1}, has_data=False) == await parser.split(write_body(tmp_path, {"a": 1}), data)
         with pytest.raises(Invalid, match="Expected a JSON object"):
-            await ingest.split(given(tmp_path, [1]), data)
+            await parser.split(write_body(tmp_path, [1]), data)
         with pytest.raises(Malformed, match="Expected JSON"):
-            await ingest.split(given(tmp_path, b"{"), data)
+            await parser.split(write_body(tmp_path, b"{"), data)
         with pytest.raises(Invalid, match="finite numbers"):
-            await ingest.split(given(tmp_path, b'{"data": {"x": [[1e999]], "y": [1]}}'), data)
+            await parser.split(write_body(tmp_path, b'{"data": {"x": [[1e999]], "y": [1]}}'), data)
         for deep in (b'{"data": %s}', b'{"fit": %s}'):
             for depth in (500, 100_000):
                 with pytest.raises(Malformed):
-                    await ingest.split(given(tmp_path, deep % (b"[" * depth + b"]" * depth)), data)
+                    await parser.split(write_body(tmp_path, deep % (b"[" * depth + b"]" * depth)), data)
         assert 1 == len(children())
 
     run(test)
 
 
-def test_files_that_come_at_once_get_each_their_own_answer(tmp_path: Path) -> None:
-    async def test(ingest: ParserProcess) -> None:
+def test_each_of_the_files_that_come_at_once_gets_its_own_answer(tmp_path: Path) -> None:
+    async def test(parser: ParserProcess) -> None:
         for i in range(8):
             (tmp_path / f"raw{i}").write_bytes(b"a,y\n" + b"1,2\n" * (i + 1))
 
         parsed = await asyncio.gather(
-            *(ingest.parse(tmp_path / f"raw{i}", "csv", tmp_path / f"out{i}") for i in range(8))
+            *(parser.parse(tmp_path / f"raw{i}", "csv", tmp_path / f"out{i}") for i in range(8))
         )
 
         assert list(range(1, 9)) == [each.rows for each in parsed]
@@ -140,8 +140,8 @@ def test_files_that_come_at_once_get_each_their_own_answer(tmp_path: Path) -> No
 def test_the_description_of_many_long_texts_still_fits(tmp_path: Path) -> None:
     long = [f"{i}{'é' * 1_500_000}" for i in range(12)]  # 200 MB as JSON in ASCII
 
-    async def test(ingest: ParserProcess) -> None:
-        parsed = await ingest.parse(given(tmp_path, {"columns": {"a": long, "y": long}}), "json", tmp_path / "out")
+    async def test(parser: ParserProcess) -> None:
+        parsed = await parser.parse(write_body(tmp_path, {"columns": {"a": long, "y": long}}), "json", tmp_path / "out")
         assert 12 == parsed.columns[0]["unique"]
         assert len(json.dumps(parsed.columns)) < 20_000
 
@@ -149,28 +149,28 @@ def test_the_description_of_many_long_texts_still_fits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_reaped", [False, True])
-def test_a_request_that_meets_a_dead_child_goes_to_another(tmp_path: Path, is_reaped: bool) -> None:
-    async def test(ingest: ParserProcess) -> None:
+def test_a_request_that_meets_a_dead_process_goes_to_another(tmp_path: Path, is_reaped: bool) -> None:
+    async def test(parser: ParserProcess) -> None:
         for _ in range(2):
-            await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
+            await parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out")
             (child,) = children()
 
             os.kill(child, signal.SIGKILL)
             if is_reaped:
                 await asyncio.to_thread(wait_until_gone, child)
 
-            assert 2 == (await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")).rows
+            assert 2 == (await parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out")).rows
             assert child not in children()
 
     run(test)
 
 
-def test_a_request_that_its_child_never_took_goes_to_another(tmp_path: Path) -> None:
-    async def test(ingest: ParserProcess) -> None:
-        await ingest.start()
+def test_a_request_that_its_process_never_took_goes_to_another(tmp_path: Path) -> None:
+    async def test(parser: ParserProcess) -> None:
+        await parser.start()
         (child,) = children()
         os.kill(child, signal.SIGSTOP)
-        parsing = asyncio.create_task(ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out"))
+        parsing = asyncio.create_task(parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out"))
         await asyncio.sleep(0.1)
 
         os.kill(child, signal.SIGKILL)
@@ -180,12 +180,12 @@ def test_a_request_that_its_child_never_took_goes_to_another(tmp_path: Path) -> 
     run(test)
 
 
-def test_a_file_whose_child_dies_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_file_whose_process_dies_is_not_tried_again(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
-    async def test(ingest: ParserProcess) -> None:
-        parsing = asyncio.create_task(ingest.parse(pipe, "csv", tmp_path / "out"))
+    async def test(parser: ParserProcess) -> None:
+        parsing = asyncio.create_task(parser.parse(pipe, "csv", tmp_path / "out"))
         # opens once the child reads
         with await asyncio.to_thread(pipe.open, "wb"):
             (child,) = children()
@@ -193,26 +193,26 @@ def test_a_file_whose_child_dies_is_not_tried_again(tmp_path: Path) -> None:
             with pytest.raises(Invalid, match="could not be parsed"):
                 await parsing
 
-        assert 2 == (await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")).rows
+        assert 2 == (await parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out")).rows
         assert child not in children()
 
     run(test)
 
 
-def test_a_file_that_needs_too_much_memory_is_refused_with_its_child(tmp_path: Path) -> None:
+def test_a_file_that_needs_too_much_memory_ends_its_process(tmp_path: Path) -> None:
     bounds = {"max_rows": 10_000_000, "max_columns": 5, "seconds": 60.0, "memory_bytes": 200 * 1024**2}
 
-    async def test(ingest: ParserProcess) -> None:
+    async def test(parser: ParserProcess) -> None:
         with pytest.raises(TooLarge, match="read in 200 MB of memory"):
-            await ingest.parse(given(tmp_path, {"records": [{"a": 1}] * 2_000_000}), "json", tmp_path / "out")
+            await parser.parse(write_body(tmp_path, {"records": [{"a": 1}] * 2_000_000}), "json", tmp_path / "out")
 
-        assert 2 == (await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")).rows
+        assert 2 == (await parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out")).rows
 
     run(test, **bounds)
 
 
-#: 200 million and 5, as Parquet writes them into its footer; the latter made as long
-DECLARED, LIE = b"\x80\x88\xde\xbe\x01", b"\x8a\x80\x80\x80\x00"
+#: 200 million and 5 as Parquet writes them into a file's footer, the second made as long as the first
+DECLARED, FALSE = b"\x80\x88\xde\xbe\x01", b"\x8a\x80\x80\x80\x00"
 
 
 def test_a_bomb_is_not_decoded_whatever_it_declares(tmp_path: Path) -> None:
@@ -221,17 +221,17 @@ def test_a_bomb_is_not_decoded_whatever_it_declares(tmp_path: Path) -> None:
     body = bomb.read_bytes()
     footer = len(body) - 8 - int.from_bytes(body[-8:-4], "little")
     assert 3 == body.count(DECLARED, footer)
-    # the first one is the whole file's, before those of its row group
-    liar.write_bytes(body[:footer] + body[footer:].replace(DECLARED, LIE, 1))
+    # the first count is the whole file's; the others are of its row group
+    liar.write_bytes(body[:footer] + body[footer:].replace(DECLARED, FALSE, 1))
 
-    async def test(ingest: ParserProcess) -> None:
-        await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
+    async def test(parser: ParserProcess) -> None:
+        await parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out")
         (child,) = children()
         before = peak_bytes(child)
 
         with pytest.raises(TooLarge, match="at most 100 rows, got 200000000"):
-            await ingest.parse(bomb, "parquet", tmp_path / "out")
-        assert 5 == (await ingest.parse(liar, "parquet", tmp_path / "out")).rows
+            await parser.parse(bomb, "parquet", tmp_path / "out")
+        assert 5 == (await parser.parse(liar, "parquet", tmp_path / "out")).rows
 
         assert [child] == children()
         assert peak_bytes(child) < before + 100_000_000
@@ -240,7 +240,7 @@ def test_a_bomb_is_not_decoded_whatever_it_declares(tmp_path: Path) -> None:
 
 
 def peak_bytes(pid: int, name: str = "VmHWM") -> int:
-    """Give the most memory that a process has held, or another figure that the kernel has of it."""
+    """Return the most memory that a process has held, or another figure that the kernel keeps of it."""
     (found,) = re.findall(rf"{name}:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found) * 1024
 
@@ -258,12 +258,12 @@ def test_a_file_of_four_times_the_memory_is_parsed_within_it(tmp_path: Path) -> 
             file.write(part)
 
     def own_bytes() -> int:
-        """Measure what a child has of itself, once it has parsed."""
+        """Return the memory that a process holds once it has parsed a small file."""
         found = 0
 
-        async def test(ingest: ParserProcess) -> None:
+        async def test(parser: ParserProcess) -> None:
             nonlocal found
-            await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
+            await parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out")
             found = peak_bytes(children()[0], "RssAnon")
 
         run(test)
@@ -272,12 +272,12 @@ def test_a_file_of_four_times_the_memory_is_parsed_within_it(tmp_path: Path) -> 
     own = own_bytes()
     peaks: list[int] = []
 
-    async def test(ingest: ParserProcess) -> None:
-        await ingest.start()
+    async def test(parser: ParserProcess) -> None:
+        await parser.start()
         (child,) = children()
-        parsing = asyncio.create_task(ingest.parse(tmp_path / "large", "csv", tmp_path / "out"))
+        parsing = asyncio.create_task(parser.parse(tmp_path / "large", "csv", tmp_path / "out"))
         while not parsing.done():
-            # its files' pages are the kernel's to take back; it is gone once it has answered
+            # RssAnon leaves out the pages of files, which the kernel takes back; the process is gone once it has answered
             with suppress(OSError, ValueError):
                 peaks.append(peak_bytes(child, "RssAnon"))
             await asyncio.sleep(0.01)
@@ -292,7 +292,7 @@ def test_a_file_of_four_times_the_memory_is_parsed_within_it(tmp_path: Path) -> 
 
 
 def binary_seeds() -> dict[str, bytes]:
-    """Write a table of every type that is read, in the binary forms."""
+    """Return a table with a column of each type that is read, in each binary format."""
     frame = pl.DataFrame(
         {
             "n": pl.Series([1, None, 3] * 20, dtype=pl.Int32),
@@ -311,7 +311,7 @@ def binary_seeds() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow_file", "arrow_stream"])
-def test_binary_files_that_are_cut_off_or_changed_give_a_fact_or_a_table(tmp_path: Path, form: str) -> None:
+def test_a_binary_file_that_is_damaged_is_an_error_or_a_table(tmp_path: Path, form: str) -> None:
     whole = binary_seeds()[form]
     rng = random.Random(0)
     bodies = [whole[: len(whole) * i // 20] for i in range(20)]
@@ -324,47 +324,47 @@ def test_binary_files_that_are_cut_off_or_changed_give_a_fact_or_a_table(tmp_pat
             )
         bodies.append(bytes(body))
 
-    async def test(ingest: ParserProcess) -> None:
+    async def test(parser: ParserProcess) -> None:
         facts = 0
         for body in bodies:
             try:
-                parsed = await ingest.parse(given(tmp_path, body), form, tmp_path / "out")
+                parsed = await parser.parse(write_body(tmp_path, body), form, tmp_path / "out")
                 assert parsed.rows == load_table(parsed.path).rows
             except FitserveError:
                 facts += 1
-        assert 60 == (await ingest.parse(given(tmp_path, whole), form, tmp_path / "out")).rows
+        assert 60 == (await parser.parse(write_body(tmp_path, whole), form, tmp_path / "out")).rows
         assert 20 <= facts < len(bodies)
 
     run(test, max_columns=10)
 
 
-def test_a_file_that_takes_too_long_is_given_up_with_its_child(tmp_path: Path) -> None:
-    async def test(ingest: ParserProcess) -> None:
-        await ingest.start()
+def test_a_file_that_takes_too_long_ends_its_process(tmp_path: Path) -> None:
+    async def test(parser: ParserProcess) -> None:
+        await parser.start()
         (child,) = children()
         os.kill(child, signal.SIGSTOP)
 
         with pytest.raises(Invalid, match=r"Expected a file that parses within 0.5 seconds"):
-            await ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out")
+            await parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out")
 
         assert [] == children()
 
     run(test, seconds=0.5)
 
 
-def test_a_request_that_is_given_up_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
-    async def test(ingest: ParserProcess) -> None:
-        await ingest.start()
+def test_a_cancelled_request_leaves_no_answer_for_the_next(tmp_path: Path) -> None:
+    async def test(parser: ParserProcess) -> None:
+        await parser.start()
         (child,) = children()
         os.kill(child, signal.SIGSTOP)
-        parsing = asyncio.create_task(ingest.parse(given(tmp_path, CSV), "csv", tmp_path / "out"))
+        parsing = asyncio.create_task(parser.parse(write_body(tmp_path, CSV), "csv", tmp_path / "out"))
         await asyncio.sleep(0.1)
 
         parsing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await parsing
 
-        assert SplitBody({}, has_data=False) == await ingest.split(given(tmp_path, {}), tmp_path / "data")
+        assert SplitBody({}, has_data=False) == await parser.split(write_body(tmp_path, {}), tmp_path / "data")
         assert child not in children()
 
     run(test)

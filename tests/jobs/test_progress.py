@@ -19,21 +19,22 @@ from app.learning.training.events import (
     Progress,
     TrainingWarning,
 )
-from app.records.jobs import Claim, Job
+from app.records.claims import Claim
+from app.records.job import Job
 from app.records.rooms import Rooms
 from tests.stored_rows import submit
 
 
 def claimed(rooms: Rooms) -> tuple[Job, Claim]:
     job = submit(rooms, optimizer={"learning_rate": 0.5})
-    claim = rooms.jobs.claim(job.id, job.workflow_id)
+    claim = rooms.claims.take(job.id, job.workflow_id)
     assert claim is not None
     return rooms.jobs.get(job.id), claim
 
 
 def test_a_job_shows_its_runs_events_and_where_the_run_is(rooms: Rooms) -> None:
     job, claim = claimed(rooms)
-    progress = JobProgress(rooms.jobs, claim)
+    progress = JobProgress(rooms.claims, claim)
     scores: dict[str, float | None] = {"loss": 0.5, "accuracy": 0.75, "val_loss": None, "val_macro_f1": 0.25}
     epochs = [Epoch(n, 2, scores | {"loss": 1 / n}, 0.1, 1.5 * n, 1000.0) for n in (1, 2)]
     run: list[Event] = [
@@ -56,7 +57,7 @@ def test_a_job_shows_its_runs_events_and_where_the_run_is(rooms: Rooms) -> None:
     assert ("cpu", "graph", 0.05) == (running.device, running.loop, running.spec["optimizer"]["learning_rate"])
     assert {"loss": 0.5, "accuracy": 0.75, "val_loss": None, "val_accuracy": None} == running.metrics
     assert {"epoch": 2, "epochs": 2, "step": 4, "steps": 4, "fraction": 1.0, "eta_seconds": 0.0} == running.progress
-    events = [dict(event) for event in rooms.jobs.events(job.id, job.last_event, 100)]
+    events = [event.document() for event in rooms.jobs.events(job.id, job.last_event, 100)]
     assert ["warning", "epoch", "epoch", "log"] == [event["type"] for event in events]
     assert ["odd", "é"] == [event["message"] for event in (events[0], events[3])]
     names = ["epoch", "epochs", *scores, "learning_rate", "elapsed_seconds", "rows_per_second"]
@@ -65,19 +66,19 @@ def test_a_job_shows_its_runs_events_and_where_the_run_is(rooms: Rooms) -> None:
 
 def test_what_was_committed_is_committed_once(rooms: Rooms) -> None:
     job, claim = claimed(rooms)
-    progress = JobProgress(rooms.jobs, claim)
+    progress = JobProgress(rooms.claims, claim)
     progress.add(LogLine("once"))
 
     for _ in range(2):
         asyncio.run(progress.flush())
 
-    assert ["once"] == [event["message"] for event in rooms.jobs.events(job.id, job.last_event, 100)]
+    assert ["once"] == [event.body["message"] for event in rooms.jobs.events(job.id, job.last_event, 100)]
 
 
 @pytest.mark.parametrize("events", [[], [LogLine("too late")]], ids=["nothing to commit", "an event"])
 def test_a_void_claim_is_noticed_at_the_next_commit(rooms: Rooms, events: list[LogLine]) -> None:
     job, claim = claimed(rooms)
-    progress = JobProgress(rooms.jobs, claim)
+    progress = JobProgress(rooms.claims, claim)
     asyncio.run(progress.flush())
     last = rooms.jobs.cancel(job.id).last_event
     for event in events:
@@ -91,7 +92,7 @@ def test_a_void_claim_is_noticed_at_the_next_commit(rooms: Rooms, events: list[L
 
 def test_a_commit_is_due_some_time_after_the_last_one(rooms: Rooms) -> None:
     _, claim = claimed(rooms)
-    progress = JobProgress(rooms.jobs, claim)
+    progress = JobProgress(rooms.claims, claim)
 
     async def flush() -> list[bool]:
         before = progress.is_due

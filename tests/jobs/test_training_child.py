@@ -1,4 +1,4 @@
-"""The training child: as a real process, and what it refuses."""
+"""The training process: as a real process, and what it refuses."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def train(request: TrainRequest, events: list[Event] | None = None) -> Done:
 def converse(
     request: TrainRequest | None, environment: dict[str, str] | None = None
 ) -> tuple[int, list[TrainingMessage]]:
-    """Start a child, send it a request or the end of its input, and return its exit code and its messages."""
+    """Start a training process, send it a request or the end of requests; return its exit code and its messages."""
     process = subprocess.Popen(
         command("app.jobs.training_child"),
         cwd=ROOT,
@@ -107,7 +107,7 @@ def ended(messages: list[TrainingMessage]) -> Done:
     return messages[-1]
 
 
-def test_a_child_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path) -> None:
+def test_a_process_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path) -> None:
     request = prepare(tmp_path, {"fit": {"epochs": 8, "class_weight": "balanced", "seed": 5}})
 
     code, messages = converse(request)
@@ -123,7 +123,7 @@ def test_a_child_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path)
     assert ["size", "place", "is_big"] == [each["name"] for each in done.version.inputs]
     assert request.spec.model_dump(mode="json") == done.version.spec == made.training["spec"]
 
-    # golden rows, posted, give their bits; and the figures are those of the held-out rows
+    # the golden rows, posted, get their own bits again; and the scores are those of the held-out rows
     records = made.golden["records"]
     columns = {name: [record[name] for record in records] for name in records[0]}
     runtime = OnnxRuntime(made.architecture, made.weights)
@@ -136,13 +136,13 @@ def test_a_child_trains_one_job_and_writes_a_version_that_serves(tmp_path: Path)
     found = evaluate(logits, y[held_out])
     assert (found.loss, found.accuracy) == (done.metrics["val_loss"], done.metrics["val_accuracy"])
 
-    # and another process, this one, trains to the same bits
+    # another process, this one, trains to the same bits
     (tmp_path / "again").mkdir()
     again = train(replace(request, folder=tmp_path / "again"))
     assert done.version.weights_sha256 == again.version.weights_sha256
 
 
-def test_a_child_whose_job_diverges_says_so(tmp_path: Path) -> None:
+def test_a_process_whose_job_diverges_says_so(tmp_path: Path) -> None:
     layers = [{"units": 8, "activation": "linear"}] * 3
     optimizer = {"learning_rate": 1e30}
 
@@ -153,7 +153,7 @@ def test_a_child_whose_job_diverges_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "version").exists()
 
 
-def test_what_xla_has_compiled_is_found_again_and_where_it_is_damaged_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_cache_of_xla_is_made_anew_and_a_whole_one_is_used(tmp_path: Path) -> None:
     settings = WorkerSettings(slots=1, memory_bytes=2**30, checkpoint_seconds=5, cache=tmp_path / "cache")
     spec = {"fit": {"epochs": 400, "early_stopping": None}}
     request = replace(prepare(tmp_path, spec), compiled=settings.compiled)
@@ -173,7 +173,7 @@ def test_what_xla_has_compiled_is_found_again_and_where_it_is_damaged_made_anew(
     assert list(settings.compiled.glob("*"))
 
 
-def test_a_child_without_a_request_ends(tmp_path: Path) -> None:
+def test_a_process_without_a_request_ends(tmp_path: Path) -> None:
     assert (0, [Ready()]) == converse(None)
 
 
@@ -184,7 +184,7 @@ def test_a_child_without_a_request_ends(tmp_path: Path) -> None:
         ({"device": "gpu:9"}, ("device",), "Expected a GPU that tensorflow can use for device 'gpu:9', got none"),
     ],
 )
-def test_what_only_the_data_or_the_machine_can_refuse_is_refused_at_its_place(
+def test_what_the_data_or_the_machine_refuses_is_refused_at_its_place(
     tmp_path: Path, change: dict[str, Any], loc: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(Invalid, match=message) as caught:

@@ -1,4 +1,4 @@
-"""The worker on real jobs: cancels, crashes, stops, and two at once. Children are killed by their id."""
+"""The worker on real jobs: cancels, crashes, stops, and two jobs at once. Training processes are killed by their id."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ PLAIN: dict[str, Any] = {"data": DATA, "validation": None}
 BRIEF: dict[str, Any] = {**PLAIN, "fit": {"epochs": 2}}
 #: some seconds of training, in fewer steps than what XLA is for
 SHORT: dict[str, Any] = {**PLAIN, "fit": {"epochs": 1900, "batch_size": 64}}
-#: more seconds than what another child needs to start, under XLA
+#: more seconds of training than another training process needs to start, under XLA
 LONG: dict[str, Any] = {**PLAIN, "fit": {"epochs": 3000}}
-#: deterministic operations are not XLA's, so that the first epoch ends seconds sooner
+#: XLA has no deterministic operations, so that the first epoch ends seconds sooner
 ENDLESS: dict[str, Any] = {**PLAIN, "fit": {"epochs": 100_000, "deterministic": True}}
 #: a network large enough for one epoch to take some seconds
 SLOW_EPOCH: dict[str, Any] = {
@@ -36,158 +36,156 @@ SLOW_EPOCH: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service whose processes these tests may kill."""
+def own_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of this module alone: its tests kill the service's processes."""
     running = Service(tmp_path_factory.mktemp("worker") / "data").start()
     yield running
     running.kill_all()
 
 
 @pytest.fixture(scope="module")
-def boss(crew: Service) -> Iterator[Client]:
-    with crew.client() as connected:
+def own_client(own_service: Service) -> Iterator[Client]:
+    with own_service.client() as connected:
         yield connected
 
 
 def reach_epoch(client: Client, job: Job, attempt: int = 1) -> Job:
-    """Wait until an attempt at a job is in mid-training."""
+    """Wait until an attempt at a job has trained for an epoch, and return the job."""
 
-    def found() -> Job | None:
+    def in_training() -> Job | None:
         now = client.job(job)
         return now if now.document["attempt"] == attempt and now.progress["epoch"] else None
 
-    return until(found)
+    return until(in_training)
 
 
 def reach_attempt(client: Client, job: Job, attempt: int) -> None:
-    """Wait until a worker has taken a job so often."""
+    """Wait until a worker has taken a job this often."""
     until(lambda: client.job(job).document["attempt"] == attempt)
 
 
-def kill_child(crew: Service, client: Client, job: Job, attempt: int) -> None:
-    """Kill the child that carries out this attempt, as the kernel does when memory is short."""
+def kill_training_process(own_service: Service, client: Client, job: Job, attempt: int) -> None:
+    """Kill the process that trains in this attempt, as the kernel does when memory is short."""
     reach_epoch(client, job, attempt)
-    (pid,) = trainers(crew)
+    (pid,) = trainers(own_service)
     os.kill(pid, signal.SIGKILL)
 
 
-def test_cancel_of_a_running_job_ends_its_child_and_nothing_is_published(crew: Service, boss: Client) -> None:
-    job = reach_epoch(boss, boss.train("cancelled", **ENDLESS))
-    (child,) = trainers(crew)
+def test_a_cancel_ends_the_training_process_and_nothing_is_published(own_service: Service, own_client: Client) -> None:
+    job = reach_epoch(own_client, own_client.train("cancelled", **ENDLESS))
+    (process,) = trainers(own_service)
 
     began = time.monotonic()
-    cancelled = boss.cancel(job)
-    until(lambda: not is_alive(child))
+    cancelled = own_client.cancel(job)
+    until(lambda: not is_alive(process))
     seconds = time.monotonic() - began
 
     assert cancelled.status == "cancelled"
     assert cancelled.document["terminal"]
     assert seconds < 4
     with pytest.raises(JobCancelled):
-        boss.wait(job, timeout=10)
+        own_client.wait(job, timeout=10)
     with pytest.raises(Conflict, match="is cancelled; only"):
-        boss.cancel(job)
+        own_client.cancel(job)
     with pytest.raises(NotFound):
-        boss.model("cancelled")
+        own_client.model("cancelled")
 
 
-def test_a_cancelled_job_that_is_resumed_ends_with_one_version(boss: Client) -> None:
-    job = reach_epoch(boss, boss.train("resumed", **SHORT))
-    boss.cancel(job)
+def test_a_cancelled_job_that_is_resumed_ends_with_one_version(own_client: Client) -> None:
+    job = reach_epoch(own_client, own_client.train("resumed", **SHORT))
+    own_client.cancel(job)
 
-    resumed = boss.resume(job)
-    ended = boss.wait(resumed, timeout=120)
+    resumed = own_client.resume(job)
+    ended = own_client.wait(resumed, timeout=120)
 
     assert ("queued", 1, 2) == (resumed.status, ended.version, ended.document["attempt"])
     with pytest.raises(Conflict, match="succeeded"):
-        boss.resume(job)
+        own_client.resume(job)
 
 
-def test_a_cancelled_queued_job_never_runs(boss: Client) -> None:
-    first = reach_epoch(boss, boss.train("queued-first", **ENDLESS))
-    second = boss.train("queued-second", **BRIEF)
+def test_a_cancelled_queued_job_never_runs(own_client: Client) -> None:
+    first = reach_epoch(own_client, own_client.train("queued-first", **ENDLESS))
+    second = own_client.train("queued-second", **BRIEF)
 
-    cancelled = boss.cancel(second)
-    boss.cancel(first)
-    boss.wait(boss.train("queued-third", **BRIEF), timeout=120)
+    cancelled = own_client.cancel(second)
+    own_client.cancel(first)
+    own_client.wait(own_client.train("queued-third", **BRIEF), timeout=120)
 
     assert ("queued", "cancelled") == (second.status, cancelled.status)
-    left = boss.job(second)
+    left = own_client.job(second)
     assert ("cancelled", 0, None) == (left.status, left.document["attempt"], left.document["started_at"])
 
 
-def test_a_cancel_at_any_moment_leaves_a_job_either_cancelled_or_published(boss: Client) -> None:
+def test_a_cancel_at_any_moment_leaves_a_job_either_cancelled_or_published(own_client: Client) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     moments = random.Random(seed)
     cancelled, published = [], []
 
     for _ in range(5):
-        job = boss.train("raced", **BRIEF)
+        job = own_client.train("raced", **BRIEF)
         if moments.random() < 0.7:
-            reach_attempt(boss, job, 1)
+            reach_attempt(own_client, job, 1)
         time.sleep(moments.uniform(0, 1.5))
         try:
-            cancelled.append(boss.cancel(job))
+            cancelled.append(own_client.cancel(job))
         except Conflict:
             published.append(job)
 
-    boss.wait(boss.train("raced", **BRIEF), timeout=120)
-    assert ["cancelled"] * len(cancelled) == [boss.job(job).status for job in cancelled]
-    assert list(range(1, len(published) + 1)) == [boss.job(job).version for job in published]
-    assert len(published) + 1 == boss.model("raced")["latest_version"]
+    own_client.wait(own_client.train("raced", **BRIEF), timeout=120)
+    assert ["cancelled"] * len(cancelled) == [own_client.job(job).status for job in cancelled]
+    assert list(range(1, len(published) + 1)) == [own_client.job(job).version for job in published]
+    assert len(published) + 1 == own_client.model("raced")["latest_version"]
 
 
-def test_a_job_whose_child_dies_every_time_fails_and_those_behind_it_succeed(crew: Service, boss: Client) -> None:
-    poison = boss.train("poison", **ENDLESS)
-    behind = [boss.train("behind-poison", **BRIEF) for _ in range(2)]
+def test_a_job_whose_process_always_dies_fails_and_the_next_succeed(own_service: Service, own_client: Client) -> None:
+    poison = own_client.train("poison", **ENDLESS)
+    behind = [own_client.train("behind-poison", **BRIEF) for _ in range(2)]
 
     for attempt in (1, 2, 3):
-        kill_child(crew, boss, poison, attempt)
+        kill_training_process(own_service, own_client, poison, attempt)
 
     with pytest.raises(JobFailed) as failed:
-        boss.wait(poison, timeout=60)
-    assert ("worker_crashed", 3) == (failed.value.code, boss.job(poison).document["attempt"])
-    assert [1, 2] == [boss.wait(job, timeout=120).version for job in behind]
+        own_client.wait(poison, timeout=60)
+    assert ("worker_crashed", 3) == (failed.value.code, own_client.job(poison).document["attempt"])
+    assert [1, 2] == [own_client.wait(job, timeout=120).version for job in behind]
 
 
-def test_a_job_whose_child_dies_once_starts_again_and_says_so(crew: Service, boss: Client) -> None:
+def test_a_job_whose_process_dies_once_starts_again_and_says_so(own_service: Service, own_client: Client) -> None:
     events: list[dict[str, Any]] = []
-    job = boss.train("once", **SHORT)
+    job = own_client.train("once", **SHORT)
 
-    kill_child(crew, boss, job, 1)
-    ended = boss.wait(job, on_event=events.append, timeout=120)
+    kill_training_process(own_service, own_client, job, 1)
+    ended = own_client.wait(job, on_event=events.append, timeout=120)
 
     assert (1, 2) == (ended.version, ended.document["attempt"])
-    said = [event.get("status", event["type"]) for event in events if event["type"] in ("status", "warning")]
-    assert ["queued", "running", "warning", "running", "succeeded"] == said
+    shown = [event.get("status", event["type"]) for event in events if event["type"] in ("status", "warning")]
+    assert ["queued", "running", "warning", "running", "succeeded"] == shown
     assert list(range(1, len(events) + 1)) == [event["id"] for event in events]
 
 
-def test_a_child_is_warm_again_after_a_job_and_the_death_of_a_warm_one_is_nobodys_crash(
-    crew: Service, boss: Client
-) -> None:
-    boss.wait(boss.train("warm", **BRIEF), timeout=120)
-    (warm,) = until(lambda: trainers(crew))
+def test_the_death_of_a_warm_process_is_charged_to_no_job(own_service: Service, own_client: Client) -> None:
+    own_client.wait(own_client.train("warm", **BRIEF), timeout=120)
+    (warm,) = until(lambda: trainers(own_service))
 
     os.kill(warm, signal.SIGKILL)
-    ended = boss.wait(boss.train("warm", **BRIEF), timeout=120)
+    ended = own_client.wait(own_client.train("warm", **BRIEF), timeout=120)
 
-    (again,) = until(lambda: trainers(crew))
+    (again,) = until(lambda: trainers(own_service))
     assert again != warm
     assert (2, 1) == (ended.version, ended.document["attempt"])
 
 
-def test_progress_is_seen_within_an_epoch_and_at_the_end_of_each(boss: Client) -> None:
-    job = boss.train("progress", **SLOW_EPOCH, fit={"epochs": 2, "batch_size": 1})
+def test_progress_is_seen_within_an_epoch_and_at_the_end_of_each(own_client: Client) -> None:
+    job = own_client.train("progress", **SLOW_EPOCH, fit={"epochs": 2, "batch_size": 1})
 
     def inside_an_epoch() -> dict[str, Any] | None:
-        now = boss.job(job).progress
+        now = own_client.job(job).progress
         return now if now["step"] and now["step"] < now["steps"] else None
 
     inside = until(inside_an_epoch)
     epochs: list[dict[str, Any]] = []
-    ended = boss.wait(job, on_event=lambda event: epochs.append(event) if event["type"] == "epoch" else None)
+    ended = own_client.wait(job, on_event=lambda event: epochs.append(event) if event["type"] == "epoch" else None)
 
     assert 6000 == inside["steps"]
     assert 0 < inside["fraction"] < 1
@@ -196,21 +194,21 @@ def test_progress_is_seen_within_an_epoch_and_at_the_end_of_each(boss: Client) -
     assert (2, 6000, 1.0) == (ended.progress["epoch"], ended.progress["step"], ended.progress["fraction"])
 
 
-def test_max_seconds_ends_training_in_time_and_keeps_what_was_learned(boss: Client) -> None:
-    job = boss.train("bounded", **PLAIN, fit={"epochs": 100_000, "max_seconds": 5})
+def test_max_seconds_ends_training_in_time_and_keeps_the_weights(own_client: Client) -> None:
+    job = own_client.train("bounded", **PLAIN, fit={"epochs": 100_000, "max_seconds": 5})
 
-    ended = boss.wait(job, timeout=60)
+    ended = own_client.wait(job, timeout=60)
 
-    history = boss.version(ended.ref)["history"]
+    history = own_client.version(ended.ref)["history"]
     assert 1 <= len(history) < 100_000
     assert history[-1]["elapsed_seconds"] < 10
 
 
-def test_a_first_epoch_longer_than_max_seconds_is_a_timeout(boss: Client) -> None:
-    job = boss.train("too-slow", **SLOW_EPOCH, fit={"epochs": 2, "batch_size": 1, "max_seconds": 0.2})
+def test_a_first_epoch_longer_than_max_seconds_is_a_timeout(own_client: Client) -> None:
+    job = own_client.train("too-slow", **SLOW_EPOCH, fit={"epochs": 2, "batch_size": 1, "max_seconds": 0.2})
 
     with pytest.raises(JobFailed) as failed:
-        boss.wait(job, timeout=60)
+        own_client.wait(job, timeout=60)
 
     assert "timeout" == failed.value.code
 
@@ -231,7 +229,7 @@ def test_deaths_of_the_whole_service_are_charged_to_no_job(start: Start) -> None
     assert (1, 4) == (ended.version, ended.document["attempt"])
 
 
-def test_a_worker_of_its_own_requeues_its_job_on_sigterm_and_takes_it_up_when_it_starts_again(start: Start) -> None:
+def test_a_worker_requeues_its_job_on_sigterm_and_later_takes_it_up(start: Start) -> None:
     service = start(workers="0")
     with service.client() as client:
         job = client.train("apart", **SHORT)
@@ -252,7 +250,7 @@ def test_a_worker_of_its_own_requeues_its_job_on_sigterm_and_takes_it_up_when_it
 
 
 @pytest.mark.memory_group
-def test_a_child_that_the_kernel_kills_for_want_of_memory_fails_its_job_alone_with_the_estimate(start: Start) -> None:
+def test_a_process_killed_for_want_of_memory_fails_its_job_alone(start: Start) -> None:
     # Keras alone needs more, even where its files are in memory already
     with memory_limit(200 * 1024**2) as members:
         service = start(workers="0")
@@ -268,20 +266,22 @@ def test_a_child_that_the_kernel_kills_for_want_of_memory_fails_its_job_alone_wi
             worker.communicate(timeout=30)
 
     assert ("out_of_memory", 1) == (failed.value.code, failed.value.job.document["attempt"])
-    assert ["alive"] == [each["state"] for each in workers]
+    assert ["alive"] == [worker["state"] for worker in workers]
     assert 0 == worker.returncode
 
 
-def test_a_second_worker_of_one_name_is_refused(crew: Service) -> None:
-    second = spawn(crew.data_dir, "work")
+def test_a_second_worker_of_one_name_is_refused(own_service: Service) -> None:
+    second = spawn(own_service.data_dir, "work")
 
-    _, said = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=60)
 
     assert 1 == second.returncode
-    assert f"a worker named 'worker' (--worker-name) runs on the data directory {crew.data_dir} already" in said
+    assert (
+        f"a worker named 'worker' (--worker-name) runs on the data directory {own_service.data_dir} already" in errors
+    )
 
 
-def test_two_slots_run_two_jobs_at_once_and_keep_one_child_warm_after_them(start: Start) -> None:
+def test_two_slots_run_two_jobs_at_once_and_then_keep_one_process_warm(start: Start) -> None:
     service = start(workers="2")
     with service.client() as client:
         jobs = [client.train("twins", **LONG) for _ in range(2)]

@@ -1,6 +1,6 @@
-"""Real processes killed at random moments while jobs come in: each acknowledged job ends once.
+"""Processes of a service killed at random moments while jobs come in: each acknowledged job ends once.
 
-`CRASH_CYCLES=200 pytest tests/scenarios/test_acceptance.py` is the long programme; `CRASH_SEED` repeats one.
+`CRASH_CYCLES=200 pytest tests/scenarios/test_acceptance.py` kills more often; `CRASH_SEED` repeats the moments of a run.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ CYCLES = int(os.environ.get("CRASH_CYCLES", "5"))
 SEED = int(os.environ.get("CRASH_SEED", str(random.randrange(2**32))))
 CYCLE_SECONDS = 10
 SUBMITTERS = 3
-#: jobs that may wait or run when another is submitted
+#: most jobs that wait or run when another is submitted
 WAITING = 4
 MODELS = ("left", "right")
 DATA: dict[str, Any] = {"x": [[i % 7 / 7, i % 3 / 3] for i in range(60)], "y": [i % 2 for i in range(60)]}
-#: as many deaths of its child as a job survives
+#: deaths of its training process that a job survives
 CHILD_DEATHS = 2
 
 
@@ -64,13 +64,13 @@ class Crowd:
         moments = random.Random(seed)
         while not self._over.wait(moments.uniform(0, 1)):
             is_tiny = moments.random() < 0.4
-            # the others train for some seconds
+            # jobs that are not tiny train for some seconds
             epochs = 2 if is_tiny else moments.randint(60, 150)
             body = {"data": DATA, "validation": None, "fit": {"epochs": epochs}}
             self._submit_one(moments.choice(MODELS), body, str(uuid.UUID(int=moments.getrandbits(128))))
 
     def _submit_one(self, model: str, body: dict[str, Any], key: str) -> None:
-        """Send one job, with the same key until there is an answer: it may have been stored before one got lost."""
+        """Send one job, with the same key until there is an answer: where an answer is lost the job may be stored."""
         is_sent = False
         while is_sent or not self._over.is_set():
             try:
@@ -101,7 +101,7 @@ class Crowd:
 
 
 class Killer:
-    """Kills what the service is made of, most often in mid-training."""
+    """Kills processes of the service, most often in mid-training."""
 
     def __init__(self, service: Service, seed: int) -> None:
         self._service = service
@@ -110,7 +110,7 @@ class Killer:
         self.done: Counter[str] = Counter()
 
     def strike(self) -> None:
-        """Wait for a moment, kill, see that no trainer is left over, and have the service run again."""
+        """Wait for a moment, kill, see that no training process is left over, and have the service run again."""
         job = self._find_training() if self._moments.random() < 0.8 else None
         time.sleep(self._moments.uniform(0, 1 if job else 3))
         before = trainers(self._service)
@@ -131,7 +131,7 @@ class Killer:
             self._service.start()
 
     def _find_training(self) -> str | None:
-        """Give the id of a job that makes progress, or None where none does for some time."""
+        """Return the id of a job that makes progress, or None where no job does within 30 seconds."""
         deadline = time.monotonic() + 30
         before: dict[str, int | None] = {}
         while time.monotonic() < deadline:
@@ -163,7 +163,7 @@ def test_each_acknowledged_job_ends_once_whatever_is_killed(tmp_path: Path) -> N
     try:
         with crowd.submitting():
             for _ in range(CYCLES):
-                # a machine that is slow now does fewer
+                # a slow machine makes fewer cycles
                 if time.monotonic() < deadline:
                     killer.strike()
         print(f"{killer.done.total()} kills: {dict(killer.done)}; {len(crowd.acknowledged)} jobs acknowledged")
@@ -183,7 +183,7 @@ def _check(client: Client, crowd: Crowd) -> None:
     assert [] == crowd.refused
     assert len(crowd.acknowledged) >= WAITING
     assert len(set(crowd.acknowledged)) == len(crowd.acknowledged)
-    ended = [_await_end(client, each) for each in crowd.acknowledged]
+    ended = [_await_end(client, job_id) for job_id in crowd.acknowledged]
     assert ["succeeded"] * len(ended) == [job.status for job in ended]
     assert set(crowd.acknowledged) == {job.id for job in client.jobs()}
     for model in {job.model for job in ended}:
@@ -196,8 +196,8 @@ def _check(client: Client, crowd: Crowd) -> None:
 
 
 def _await_end(client: Client, job: str) -> Job:
-    def found() -> Job | None:
+    def ended() -> Job | None:
         now = client.job(job)
         return now if now.is_terminal else None
 
-    return until(found, 240)
+    return until(ended, 240)

@@ -1,4 +1,4 @@
-"""Training processes that are killed at random moments, over and over: the weights are those of one left alone.
+"""Training processes killed at random moments, again and again: the weights are those of a run left alone.
 
 `make test-resume CYCLES=50` kills more often.
 """
@@ -28,7 +28,7 @@ from tests.service import ROOT
 
 CYCLES = int(os.environ.get("RESUME_CYCLES", 2))
 SEED = int(os.environ.get("RESUME_SEED", 20))
-#: some seconds of steps that each take about a millisecond, fewer of them than what XLA is for
+#: some seconds of steps of about a millisecond each, too few of them for XLA
 GRAPH: dict[str, Any] = {
     "network": {"layers": [{"units": 400, "dropout": 0.2}, {"units": 400}]},
     "fit": {"epochs": 200, "batch_size": 16, "early_stopping": None},
@@ -40,7 +40,11 @@ XLA: dict[str, Any] = {
 
 
 def attempt(request: TrainRequest, room: Checkpoints, kill_after: float | None) -> tuple[Done | None, str, float]:
-    """Run a child as a worker does, and kill it so long after it began to train; gives its version, loop and seconds."""
+    """Run a training process as a worker does, and kill it this many seconds after it began to train.
+
+    Returns:
+        Its last message, or None where it was killed; the loop that it chose; and the seconds that it trained.
+    """
     latest = room.latest("job_1")
     folder = request.folder / f"attempt-{time.monotonic_ns()}"
     folder.mkdir()
@@ -81,14 +85,14 @@ def attempt(request: TrainRequest, room: Checkpoints, kill_after: float | None) 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
-    """The runs in each loop; both at once, as each has but one process at a time."""
+    """The runs in each loop, both at once: each has one process at a time."""
     with ThreadPoolExecutor() as pool:
         specs = {"graph": GRAPH, "xla": XLA}
         yield {loop: pool.submit(interrupt, tmp_path_factory.mktemp(loop), loop, spec) for loop, spec in specs.items()}
 
 
 @pytest.mark.parametrize("loop", ["graph", "xla"])
-def test_a_job_that_is_killed_at_any_moment_ends_with_the_weights_of_one_left_alone(
+def test_a_job_that_is_killed_at_any_moment_ends_with_the_same_weights(
     interrupted: dict[str, Future[None]], loop: str
 ) -> None:
     interrupted[loop].result()
@@ -113,7 +117,7 @@ def interrupt(folder: Path, loop: str, spec: dict[str, Any]) -> None:
             done, _, took = attempt(request, room, rng.uniform(0, seconds) if kills < CYCLES else None)
             kills += done is None
             if is_whole and done is not None:
-                # the machine has less to do than it had: a later moment is none of this run's
+                # the machine has become faster: a later moment would be after the end of the run
                 seconds = took
         assert alone.version.weights_sha256 == done.version.weights_sha256
         losses = [[entry["loss"] for entry in each.version.history] for each in (alone, done)]

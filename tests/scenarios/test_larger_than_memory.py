@@ -1,6 +1,6 @@
-"""A table of more than four times the memory that it may take, from its CSV to a version, and what it held meanwhile.
+"""A table of more than four times its memory budget, from its CSV to a version, and the memory that this took.
 
-`make test-large BYTES=5368709120` does so with a larger file; the curve of memory is printed.
+`make test-large BYTES=5368709120` does the same with a larger file; the curve of memory is printed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from tests.processes import megabytes
 from tests.service import Service
 
 MIB = 1024**2
-#: of the CSV; a cell takes 6.5 bytes there and 4 encoded
+#: size of the CSV; a cell takes 6.5 bytes in it, and 4 encoded
 BYTES = int(os.environ.get("LARGE_BYTES", 40 * MIB))
 COLUMNS = 60
 CLASSES = 4
-#: what a process may have beside its budget
+#: memory that a process may hold beside its budget, for libraries
 BESIDE_MIB = 1024
 
 
 def write_csv(path: Path, size: int) -> int:
-    """Write a table sorted by class, which one pass in that order would not learn; gives its rows."""
+    """Write a table sorted by class, which training in that order would not learn; return its number of rows."""
     rng = np.random.default_rng(0)
     centres = rng.normal(0, 0.35, (CLASSES, COLUMNS))
     block = 20_000
@@ -47,7 +47,7 @@ def write_csv(path: Path, size: int) -> int:
 
 @contextmanager
 def sampled(service: Service) -> Iterator[dict[str, list[float]]]:
-    """Look at the memory of the training and the parsing processes, in MiB, ten times a second."""
+    """Note the memory of the training and the parser processes, in MiB, ten times a second."""
     seen: dict[str, list[float]] = {"app.jobs.training_child": [], "app.ingest.parser_child": []}
     is_over = threading.Event()
 
@@ -94,6 +94,6 @@ def test_a_table_of_four_times_the_budget_is_learned_within_it(start: Start, tmp
     for name, curve in seen.items():
         print(f"{name}: peak {peaks[name]:.0f} MiB:", *(f"{held:.0f}" for held in curve[::step]))
     assert peaks["app.jobs.training_child"] < budget / MIB + BESIDE_MIB
-    # and it was learned: unshuffled, it would end with the last class alone
+    # unshuffled rows would end with the last class alone, and be learned badly
     with service.client() as client:
         assert client.version(job.ref)["metrics"]["validation"]["accuracy"] > 0.9

@@ -1,4 +1,4 @@
-"""What the service's libraries would do by themselves: report to their makers, keep files in the home directory."""
+"""Libraries that would report to their makers, or keep files in the home directory, and do not in a service."""
 
 from __future__ import annotations
 
@@ -62,19 +62,21 @@ def test_a_service_connects_to_nobody_and_writes_nothing_at_home(home: Path, tmp
         until(lambda: not service.processes())
     finally:
         service.kill_all()
-    said = trace.read_text(errors="replace")
-    asked = {(host, int(port)) for port, host in ADDRESS.findall(said)}
+    calls = trace.read_text(errors="replace")
+    addresses = {(host, int(port)) for port, host in ADDRESS.findall(calls)}
 
     assert "succeeded" == job.status
     # the tracer saw every kind of process
     assert all(
-        words in said
+        words in calls
         for words in ("app.ingest.parser_child", '"work"', "app.jobs.training_child", "app.serving.export_child")
     )
     # the tracer saw addresses: the service's own, of which the kernel chose the port
-    assert ("127.0.0.1", 0) in asked
+    assert ("127.0.0.1", 0) in addresses
     # a resolver may be on loopback
-    assert set() == {each for each in asked if not ipaddress.ip_address(each[0]).is_loopback or each[1] == DNS_PORT}
+    assert set() == {
+        (host, port) for host, port in addresses if not ipaddress.ip_address(host).is_loopback or port == DNS_PORT
+    }
     assert [] == [str(path.relative_to(home)) for path in home.rglob("*")]
 
 

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.disk_image
 
 CYCLES = int(os.environ.get("POWER_CYCLES", "5"))
 SEED = int(os.environ.get("POWER_SEED", str(random.randrange(2**32))))
-#: for one cut, on a slow machine
+#: longest time of one cut, on a slow machine
 CYCLE_SECONDS = 15
 #: a cycle of the load adds half a megabyte
 DISK_MEGABYTES = 128
@@ -67,7 +67,7 @@ def revoke(api: httpx.Client, key: str) -> None:
     ask(api, "DELETE", f"keys/{key}", 204)
 
 
-#: a query for one thing, and the rows that it must give
+#: a query, and the rows that it must return
 Found = tuple[str, list[tuple[Any, ...]]]
 
 
@@ -140,7 +140,7 @@ def idle(disk: Disk) -> Iterator[Service]:
 
 
 @pytest.mark.parametrize("act", [an_upload, a_job, a_cancelled_job, a_key, a_revocation, an_alias])
-def test_a_power_cut_takes_nothing_back_that_was_acknowledged(
+def test_a_power_cut_takes_back_nothing_that_was_acknowledged(
     act: Callable[[httpx.Client], Found], disk: Disk, idle: Service, tmp_path: Path
 ) -> None:
     with httpx.Client(base_url=idle.url, timeout=60) as api:
@@ -152,7 +152,7 @@ def test_a_power_cut_takes_nothing_back_that_was_acknowledged(
         assert expected == database.execute(query).fetchall()
 
 
-def test_a_backup_and_what_was_restored_outlive_a_power_cut(disk: Disk, idle: Service, tmp_path: Path) -> None:
+def test_a_backup_and_a_restored_service_outlive_a_power_cut(disk: Disk, idle: Service, tmp_path: Path) -> None:
     archive, folder = disk.folder / "backup.tar", disk.folder / "new" / "data"
     with httpx.Client(base_url=idle.url, timeout=60) as api:
         dataset = upload(api)

@@ -1,4 +1,4 @@
-"""Warm starts end to end: training that goes on from a version's weights, and what such a job refuses."""
+"""Warm starts end to end: training that starts from a version's weights, and what such a job refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.numpy import load
 from app.client import Client, Invalid, Job, JobFailed, NotFound
 from tests.conftest import PENGUINS
 
-#: steps so small that float32 does not see them
+#: steps so small that float32 weights do not change
 STILL: dict[str, Any] = {
     "validation": None,
     "optimizer": {"learning_rate": 1e-12, "momentum": None, "schedule": "constant"},
@@ -36,7 +36,7 @@ def base(client: Client) -> Job:
 
 
 def weights(client: Client, ref: str, folder: Path) -> Mapping[str, NDArray[np.float32]]:
-    """Give a version's weights, as it is exported."""
+    """Return a version's weights, by way of an export."""
     with zipfile.ZipFile(client.export(ref, folder / "weights.zip", format="weights")) as archive:
         return load(archive.read("weights.safetensors"))
 
@@ -64,7 +64,7 @@ def test_a_trained_model_goes_on_where_it_was(client: Client, penguins: Job) -> 
     job = client.wait(client.train("warm-penguins", dataset=dataset, start_from="penguins", fit={"epochs": 2}))
 
     assert penguins.ref == job.document["spec"]["start_from"]
-    # its first epoch is far better than that of the run from fresh weights
+    # the first epoch is far better than that of the run from fresh weights
     assert client.version(job.ref)["history"][0]["loss"] < first[0]["loss"] / 2
     assert client.evaluate(job.ref, dataset=dataset)["accuracy"] >= 0.95
 
@@ -72,22 +72,22 @@ def test_a_trained_model_goes_on_where_it_was(client: Client, penguins: Job) -> 
 def test_an_alias_is_settled_when_the_job_is_submitted(client: Client, base: Job) -> None:
     client.alias("warm", "best", 1)
 
-    told = [client.dry_run("warm", data=ROWS, start_from=ref)["spec"] for ref in ("warm@best", "warm@1")]
+    dry_runs = [client.dry_run("warm", data=ROWS, start_from=ref)["spec"] for ref in ("warm@best", "warm@1")]
 
-    assert ["warm@1"] * 2 == [spec["start_from"] for spec in told]
-    assert told[0] == told[1]
-    # what the version settled may be said again
-    same = {name: told[0][name] for name in ("target", "features", "network")}
-    assert told[0] == client.dry_run("warm", data=ROWS, start_from="warm@best", **same)["spec"]
+    assert ["warm@1"] * 2 == [spec["start_from"] for spec in dry_runs]
+    assert dry_runs[0] == dry_runs[1]
+    # values that the version settles may be given too, if they are the same
+    same = {name: dry_runs[0][name] for name in ("target", "features", "network")}
+    assert dry_runs[0] == client.dry_run("warm", data=ROWS, start_from="warm@best", **same)["spec"]
 
 
 def test_a_dry_run_counts_the_versions_own_parameters(client: Client, base: Job) -> None:
     version = client.version("warm@1")
     more = {"columns": {**ROWS["columns"], "b": list("uvwxyz") * 2, "other": list("abcdefghijkl")}}
 
-    told = client.dry_run("warm", data=more, start_from="warm@1")
+    dry_run = client.dry_run("warm", data=more, start_from="warm@1")
 
-    assert (version["parameters"], ["a", "b"]) == (told["parameters"], told["features"])
+    assert (version["parameters"], ["a", "b"]) == (dry_run["parameters"], dry_run["features"])
 
 
 @pytest.mark.parametrize(

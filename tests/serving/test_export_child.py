@@ -1,4 +1,4 @@
-"""The exported files: what they take, and that they answer as the version does."""
+"""Exported files: what they take, and that they answer as the version does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def publish(folder: Path, inputs: tuple[Input, ...], records: list[dict[str, Any
     architecture = Architecture.from_spec(TrainSpec.model_validate({"network": NETWORK}), encoder.width, 3)
     rng = np.random.default_rng(0)
     weights = {name: np.abs(rng.normal(0, 1, s)).astype(np.float32) for name, s in architecture.shapes().items()}
-    columns = {each.name: [record[each.name] for record in records] for each in inputs}
+    columns = {column.name: [record[column.name] for record in records] for column in inputs}
     x = encoder.encode(records_cells(encoder, columns, len(records)))
     golden = {"records": records, "probabilities": OnnxRuntime(architecture, weights).probabilities(x).tolist()}
     return artifact.write(artifact.Artifact(architecture, encoder, ("a", "b", "c"), weights, {}, golden), folder)
@@ -64,7 +64,7 @@ def test_the_file_takes_raw_numbers_where_that_is_possible(
     assert card.largest_difference <= 1e-5
 
 
-def test_another_process_reads_the_file_and_gets_the_versions_answers(tmp_path: Path) -> None:
+def test_another_process_reads_the_file_and_gets_the_same_answers(tmp_path: Path) -> None:
     (tmp_path / "version").mkdir()
     sha256 = publish(tmp_path / "version", (SIZE, IS_BIG), [{"size": 2.25, "is_big": True}])
     export(ExportRequest(tmp_path / "version", sha256, "keras", tmp_path / "model.keras"))
@@ -77,7 +77,7 @@ def test_another_process_reads_the_file_and_gets_the_versions_answers(tmp_path: 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
 @pytest.mark.parametrize(("form", "name"), [("saved_model", "1"), ("onnx", "model.onnx"), ("litert", "model.tflite")])
-def test_other_programs_files_give_the_versions_answers(tmp_path: Path, form: FileFormat, name: str) -> None:
+def test_files_of_other_programs_give_the_same_answers(tmp_path: Path, form: FileFormat, name: str) -> None:
     (tmp_path / "version").mkdir()
     records: list[dict[str, Any]] = [{"size": 2.25, "is_big": True}, {"size": 4, "is_big": False}]
     sha256 = publish(tmp_path / "version", (SIZE, IS_BIG), records)

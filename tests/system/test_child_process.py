@@ -26,15 +26,15 @@ child.wait()
 
 
 def family(folder: Path, task: str) -> tuple[subprocess.Popen[str], int, str]:
-    """Start a parent and its child; gives the parent, the child's id, and the line that the child said."""
+    """Start a parent and its child; return the parent, the child's id, and the line that the child printed."""
     (folder / "task.py").write_text(textwrap.dedent(task))
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert parent.stdout is not None
-    pid, _, said = parent.stdout.readline().partition(" ")
-    return parent, int(pid), said.strip()
+    pid, _, line = parent.stdout.readline().partition(" ")
+    return parent, int(pid), line.strip()
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def family(folder: Path, task: str) -> tuple[subprocess.Popen[str], int, str]:
     ids=["while-importing", "while-computing", "deaf-to-sigterm"],
 )
 def test_a_child_dies_when_its_parent_is_killed(tmp_path: Path, task: str) -> None:
-    parent, child, said = family(tmp_path, task)
-    assert said
+    parent, child, line = family(tmp_path, task)
+    assert line
     assert is_alive(child)
 
     parent.kill()
@@ -58,11 +58,11 @@ def test_a_child_dies_when_its_parent_is_killed(tmp_path: Path, task: str) -> No
 
 
 def test_a_child_runs_its_module_as_main_with_its_own_arguments(tmp_path: Path) -> None:
-    parent, _, said = family(tmp_path, "import sys\nprint(__name__, sys.argv[1:], flush=True)")
+    parent, _, line = family(tmp_path, "import sys\nprint(__name__, sys.argv[1:], flush=True)")
 
     parent.communicate(timeout=20)
 
-    assert "__main__ ['an argument']" == said
+    assert "__main__ ['an argument']" == line
 
 
 def test_a_child_leaves_ctrl_c_to_its_parent_and_writes_no_core_file(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_a_child_leaves_ctrl_c_to_its_parent_and_writes_no_core_file(tmp_path: P
         print(resource.getrlimit(resource.RLIMIT_CORE), flush=True)
     """
 
-    parent, _, said = family(tmp_path, task)
+    parent, _, line = family(tmp_path, task)
     parent.communicate(timeout=20)
 
-    assert "(0, 0)" == said
+    assert "(0, 0)" == line
 
 
 def test_a_child_whose_parent_is_gone_already_does_nothing(tmp_path: Path) -> None:

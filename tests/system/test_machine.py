@@ -1,4 +1,4 @@
-"""What is told of this machine, asked of the kernel itself."""
+"""What this machine has, compared with what the kernel says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 1024**2
 
 
 def ask(expression: str, prepare: str = "") -> str:
-    """Evaluate an expression in a process of its own, which joins the group that its standard input names."""
+    """Evaluate an expression in a process of its own, after some lines that prepare for it; return its text or exit code."""
     code = f"""
 import os, sys
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_the_memory_is_at_most_that_of_the_whole_machine() -> None:
 
 
 @pytest.mark.memory_group
-def test_a_group_that_holds_a_process_to_less_memory_counts() -> None:
+def test_the_memory_limit_of_a_control_group_counts() -> None:
     with memory_limit(512 * MIB) as members:
         join = f"Path({str(members)!r}).write_text(str(os.getpid()))"
 
@@ -53,7 +53,7 @@ def test_a_kill_for_want_of_memory_is_counted() -> None:
     assert before < out_of_memory_kills()
 
 
-def test_a_process_that_ends_by_itself_or_is_killed_by_another_is_not_counted() -> None:
+def test_another_kill_is_not_counted() -> None:
     before = out_of_memory_kills()
 
     assert "-9" == ask("os.kill(os.getpid(), 9)")
