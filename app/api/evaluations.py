@@ -17,8 +17,9 @@ from app.api.spool import staging
 from app.api.uploads import receive
 from app.errors import Invalid
 from app.http.media_types import MULTIPART
-from app.learning.tables.table_file import load_table
+from app.learning.tables.table_file import TableFile
 from app.records.registry import Ref
+from app.serving.evaluator import score
 from app.wiring import Services
 
 router = APIRouter(prefix="/api/v1/models", tags=["Predictions"])
@@ -48,7 +49,7 @@ async def evaluate(
         loaded = await lane.run(lambda: services.version_cache.get(Ref.parse(ref)))
         async with staging(services) as folder:
             path = await _labelled(request, services, folder)
-            return await lane.run(lambda: Evaluation.of(loaded, loaded.evaluate(load_table(path), by), by))
+            return await lane.run(lambda: Evaluation.of(loaded, score(loaded, TableFile(path), by), by))
 
 
 async def _labelled(request: Request, services: Services, folder: Path) -> Path:

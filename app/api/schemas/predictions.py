@@ -7,9 +7,10 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.examples.predictions import PREDICTION
-from app.learning.evaluation import Evaluation as Scores
+from app.learning import evaluation
 from app.learning.tables.label import Label
-from app.serving.predictor import LoadedVersion, Scored
+from app.serving.evaluator import Scores
+from app.serving.predictor import LoadedVersion
 
 
 class ClassFigures(BaseModel):
@@ -42,7 +43,7 @@ class SliceFigures(BaseModel):
     log_loss: float | None
 
     @classmethod
-    def of(cls, value: Label | None, scores: Scores) -> Self:
+    def of(cls, value: Label | None, scores: evaluation.Evaluation) -> Self:
         """Return the figures of the rows that have this value."""
         figures = {name: getattr(scores, name) for name in cls.model_fields if name != "value"}
         return cls.model_validate({"value": value, **figures})
@@ -69,12 +70,12 @@ class Evaluation(BaseModel):
     slices: list[SliceFigures] | None = Field(None, description="With `by`: the figures of each value of that column.")
 
     @classmethod
-    def of(cls, loaded: LoadedVersion, scored: Scored, by: str | None) -> Self:
+    def of(cls, loaded: LoadedVersion, scores: Scores, by: str | None) -> Self:
         """Return the body for the scores of a version; `by` is the column that the rows were sliced by."""
         fields: dict[str, object] = {"model": loaded.version.model, "version": loaded.version.version}
-        fields |= scored.overall.document(loaded.artifact.classes)
+        fields |= scores.overall.document(loaded.artifact.classes)
         if by is not None:
-            fields["slices"] = [SliceFigures.of(value, scores) for value, scores in scored.slices]
+            fields["slices"] = [SliceFigures.of(value, of_slice) for value, of_slice in scores.slices]
         return cls.model_validate(fields)
 
 

@@ -31,8 +31,9 @@ def table_cells(encoder: Encoder, table: AnyTable, faults: Faults | None = None)
         Invalid: a column is absent that the encoder does not impute, or is of another kind.
     """
     cells: dict[str, NDArray[Any]] = {}
+    names = set(table.names)
     for each in encoder.inputs:
-        if each.name not in table.names:
+        if each.name not in names:
             cells[each.name] = _absent(each, table.rows)
             continue
         column = table.column(each.name)

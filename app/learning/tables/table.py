@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from app.learning.tables.column import Column
@@ -33,10 +34,11 @@ class Table:
 
     def column(self, name: str) -> Column:
         """Return a column by name, or raise `KeyError`."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise KeyError(name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}
 
 
 class AnyTable(Protocol):
