@@ -13,6 +13,7 @@ from app.jobs.waiting import JobWaiter
 from app.learning.training.resolve_spec import Limits
 from app.metrics.several_processes import Totals
 from app.metrics.version_usage import VersionUsage
+from app.records.aliases import Aliases
 from app.records.checkpoints import Checkpoints
 from app.records.claims import Claims
 from app.records.datasets import Datasets
@@ -105,6 +106,7 @@ def open_rooms(settings: Settings) -> Rooms:
         claims=Claims(database),
         job_sweep=JobSweep(database, queue),
         registry=Registry(database, blobs),
+        aliases=Aliases(database),
         workers=Workers(database),
         checkpoints=Checkpoints(blobs),
     )

@@ -18,7 +18,7 @@ from app.api.uploads import receive
 from app.errors import Invalid
 from app.http.media_types import MULTIPART
 from app.learning.tables.table_file import TableFile
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.serving.evaluator import score
 from app.wiring import Services
 

@@ -14,7 +14,7 @@ from app.api.schemas.models import AliasHistory, AliasIn, AliasMove, ModelOut, M
 from app.api.spool import staging
 from app.api.version_openapi import Document, describe
 from app.errors import Conflict, Corrupt
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.serving.export import Form, export_version
 
 router = APIRouter(prefix="/api/v1/models", tags=["Models"])
@@ -107,7 +107,7 @@ def put_alias(
         services.version_cache.get(Ref(name, body.version, ""))
     except Corrupt as error:
         raise Conflict(f"Expected a version that can be loaded: {error.message}") from error
-    return ModelOut.of(services.rooms.registry.set_alias(name, alias, body.version))
+    return ModelOut.of(services.rooms.aliases.set(name, alias, body.version))
 
 
 @router.delete(
@@ -119,7 +119,7 @@ def put_alias(
 )
 def delete_alias(name: ModelName, alias: Alias, services: ServicesDep) -> None:
     """Remove an alias; its version stays."""
-    services.rooms.registry.delete_alias(name, alias)
+    services.rooms.aliases.delete(name, alias)
 
 
 @router.get(
@@ -135,7 +135,7 @@ def get_alias_history(
     after: Annotated[int | None, Query(ge=1, le=2**53, description="The `next` of the page before.")] = None,
 ) -> AliasHistory:
     """Give every move of an alias, newest first: to which version, when, and why."""
-    moves, following = services.rooms.registry.history(name, alias, limit, after)
+    moves, following = services.rooms.aliases.history(name, alias, limit, after)
     items = [AliasMove(version=move.version, reason=move.reason, at=move.at) for move in moves]
     return AliasHistory(items=items, next=None if following is None else str(following))
 
@@ -149,13 +149,13 @@ def rollback_alias(name: ModelName, alias: Alias, services: ServicesDep) -> Mode
     """Point an alias back at the version before; deleted and damaged ones are passed over. Twice goes back twice."""
     damaged: set[int] = set()
     while True:
-        target = services.rooms.registry.earlier(name, alias, damaged)
+        target = services.rooms.aliases.previous_version(name, alias, damaged)
         try:
             services.version_cache.get(Ref(name, target, ""))
         except Corrupt:
             damaged.add(target)
         else:
-            return ModelOut.of(services.rooms.registry.rollback(name, alias, damaged))
+            return ModelOut.of(services.rooms.aliases.rollback(name, alias, damaged))
 
 
 @router.get(

@@ -21,7 +21,7 @@ from app.errors import Invalid, TooLarge, UnsupportedMedia
 from app.http.answers import WRITERS
 from app.http.media_types import ARROW_STREAM, BINARY, JSON, NPY
 from app.learning.requests.read_rows import read_rows
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.serving.predictor import Prediction
 from app.wiring import Services
 

@@ -15,7 +15,7 @@ from fastapi import Request
 from app.api.request_body import read_body
 from app.learning.requests.prediction_rows import Rows, refuse_unknown_columns
 from app.metrics.version_usage import Stopwatch
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.serving.predictor import LoadedVersion, Prediction
 from app.wiring import Services
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from app import __version__
 from app.http.media_types import JSON
-from app.records.registry import Version
+from app.records.version import Version
 
 #: a document, or a part of it
 Document = dict[str, object]

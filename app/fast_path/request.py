@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 from app.errors import Busy
 from app.fast_path.formats import Response, WireFormat
 from app.metrics.request_durations import Series
-from app.records.registry import Ref
+from app.records.ref import Ref
 
 #: names in lower case, and values, in the order in which they came
 Headers = list[tuple[bytes, bytes]]

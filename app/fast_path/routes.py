@@ -10,7 +10,7 @@ from app.fast_path.formats import JSON, JSON_LENGTH, Native, OpenInference, Tens
 from app.http import media_types
 from app.http.protocol_errors import OPEN_INFERENCE, TENSORFLOW_SERVING
 from app.names import ALIAS, DEFAULT, MODEL
-from app.records.registry import Ref
+from app.records.ref import Ref
 
 #: how a native body is read, by its Content-Type
 _FORMS = {

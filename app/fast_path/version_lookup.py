@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from app.fast_path.attempt import attempt
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.serving.predictor import LoadedVersion
 from app.serving.version_cache import VersionCache
 

@@ -22,7 +22,7 @@ from app.jobs.worker_settings import WorkerSettings
 from app.learning.training.events import CheckpointWritten, TrainingWarning
 from app.records.claims import Claim
 from app.records.job import Job
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.records.rooms import Rooms
 from app.system.machine import out_of_memory_kills
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
 from app.errors import StorageFull
 from app.jobs.messages import Done
 from app.records.claims import Claim
 from app.records.job import Job
 from app.records.rooms import Rooms
+from app.records.version import VersionDocument
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: Done) -> N
     """
     dataset = rooms.datasets.get(job.dataset_id)
     source = {"id": dataset.id, "sha256": dataset.sha256, "rows": dataset.rows}
-    document = {**vars(done.version), "dataset": source, "tags": job.spec["tags"]}
+    document = cast(VersionDocument, {**vars(done.version), "dataset": source, "tags": job.spec["tags"]})
     key = rooms.registry.store(folder)
     try:
         with rooms.database.write() as connection:

@@ -13,8 +13,9 @@ from app.learning.training.dry_run import estimate, examine
 from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
 from app.records.dataset import Dataset, ParsedTable
 from app.records.job import Job, JobSpec, NewJob
-from app.records.registry import Ref, Version
+from app.records.ref import Ref
 from app.records.rooms import Rooms
+from app.records.version import Version
 
 #: the members of a job's `spec` that are not part of the specification
 _BESIDE_SPEC = ("dataset", "columns", "auto", "estimate")
@@ -71,8 +72,7 @@ def settle(rooms: Rooms, table: Dataset | ParsedTable, spec: TrainSpec, limits: 
     resolved = resolve(spec, table.columns, table.rows, table.default_target, limits)
     if start is not None:
         # the network is the version's, whatever this table's statistics say of its size
-        width, parameters = (start.document[name] for name in ("features", "parameters"))
-        resolved = replace(resolved, width=width, parameters=parameters)
+        resolved = replace(resolved, width=start.document["features"], parameters=start.document["parameters"])
     estimated = estimate(resolved.spec, table.rows, resolved.width, resolved.parameters, limits.encoded_bytes)
     submission = Submission(resolved, _validation_table_key(rooms, resolved), estimated)
     if estimated["memory_bytes"] > limits.memory_bytes:

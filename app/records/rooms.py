@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.records.aliases import Aliases
 from app.records.checkpoints import Checkpoints
 from app.records.claims import Claims
 from app.records.datasets import Datasets
@@ -28,6 +29,7 @@ class Rooms:
     claims: Claims
     job_sweep: JobSweep
     registry: Registry
+    aliases: Aliases
     workers: Workers
     checkpoints: Checkpoints
 

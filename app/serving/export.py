@@ -15,7 +15,7 @@ from typing import Literal
 
 from app.errors import Invalid, NotReady
 from app.learning.artifact import Artifact
-from app.records.registry import Version
+from app.records.version import Version
 from app.serving.export_messages import CARDS, REQUESTS, ExportCard, ExportRequest
 from app.system.json_lines import ChildProcess
 

@@ -16,7 +16,7 @@ from app.learning.encoding.read_cells import records_cells
 from app.learning.network.architecture import Runtime
 from app.learning.requests.prediction_rows import Rows
 from app.learning.tables.label import Label
-from app.records.registry import Version
+from app.records.version import Version
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,9 @@ from app.learning.artifact import Artifact
 from app.learning.network.architecture import OnnxRuntime, Runtime
 from app.learning.network.device_choice import CpuOrGpuRuntime
 from app.learning.requests.prediction_rows import Rows
-from app.records.registry import Ref, Registry, Version
+from app.records.ref import Ref
+from app.records.registry import Registry
+from app.records.version import Version
 from app.serving.predictor import LoadedVersion
 from app.system.machine import gpus
 

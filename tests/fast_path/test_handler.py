@@ -31,7 +31,7 @@ from app.fast_path.formats import LOOP_ROWS_BYTES, Native
 from app.fast_path.routes import ROUTES
 from app.fast_path.version import LOOP_BYTES
 from app.metrics.request_durations import Tally
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.records.rooms import Rooms
 from app.server.uvicorn_server import protocol_factory
 from app.settings import Settings

@@ -14,7 +14,7 @@ from app.http.answers import to_columns, to_npz
 from app.learning.requests.prediction_rows import Rows
 from app.learning.tables.label import Label
 from app.learning.tables.transcode_arrow import write_arrow
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.records.rooms import Rooms
 from app.serving.version_cache import VersionCache
 from tests.stored_rows import make_artifact, train

@@ -17,7 +17,8 @@ from app.errors import Conflict, Invalid, NotFound
 from app.jobs.publish import publish
 from app.learning.artifact import write
 from app.names import DEFAULT
-from app.records.registry import Ref, Registry
+from app.records.ref import Ref
+from app.records.registry import Registry
 from app.records.rooms import Rooms
 from app.storage.blobs import ORPHAN_SECONDS, Blobs
 from tests.stored_rows import make_artifact, make_done, submit, train
@@ -157,14 +158,14 @@ def test_an_alias_is_a_movable_name(rooms: Rooms) -> None:
     for _ in range(2):
         train(rooms)
 
-    first = rooms.registry.set_alias("m", "champion", 1)
-    second = rooms.registry.set_alias("m", "champion", 2)
+    first = rooms.aliases.set("m", "champion", 1)
+    second = rooms.aliases.set("m", "champion", 2)
 
     assert {DEFAULT: 2, "champion": 1} == first.aliases
     assert {DEFAULT: 2, "champion": 2} == second.aliases
     assert 2 == rooms.registry.resolve(Ref.parse("m@champion")).version
     assert 1 == rooms.registry.resolve(Ref.parse("m@1")).version
-    rooms.registry.delete_alias("m", "champion")
+    rooms.aliases.delete("m", "champion")
     assert {DEFAULT: 2} == rooms.registry.get("m").aliases
 
 
@@ -173,7 +174,7 @@ def test_an_alias_starts_with_a_letter(rooms: Rooms, alias: str) -> None:
     train(rooms)
 
     with pytest.raises(Invalid, match="starts with a letter"):
-        rooms.registry.set_alias("m", alias, 1)
+        rooms.aliases.set("m", alias, 1)
 
 
 @pytest.mark.parametrize(
@@ -191,11 +192,11 @@ def test_an_alias_of_nothing_is_not_found(rooms: Rooms) -> None:
     train(rooms)
 
     with pytest.raises(NotFound, match="model 'n'"):
-        rooms.registry.set_alias("n", "champion", 1)
+        rooms.aliases.set("n", "champion", 1)
     with pytest.raises(NotFound, match="version 'm@2'"):
-        rooms.registry.set_alias("m", "champion", 2)
+        rooms.aliases.set("m", "champion", 2)
     with pytest.raises(NotFound, match="alias 'm@champion'"):
-        rooms.registry.delete_alias("m", "champion")
+        rooms.aliases.delete("m", "champion")
 
 
 def test_one_alias_moved_by_many_at_once_points_at_one_version(rooms: Rooms) -> None:
@@ -205,7 +206,7 @@ def test_one_alias_moved_by_many_at_once_points_at_one_version(rooms: Rooms) -> 
 
     def run(i: int) -> None:
         gate.wait()
-        rooms.registry.set_alias("m", "champion", 1 + i % 2)
+        rooms.aliases.set("m", "champion", 1 + i % 2)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(run, range(6)))
@@ -216,7 +217,7 @@ def test_one_alias_moved_by_many_at_once_points_at_one_version(rooms: Rooms) -> 
 def test_an_aliased_version_goes_only_by_force_and_its_aliases_go_with_it(rooms: Rooms) -> None:
     train(rooms)
     train(rooms)
-    rooms.registry.set_alias("m", "champion", 2)
+    rooms.aliases.set("m", "champion", 2)
 
     with pytest.raises(Conflict, match="champion, default"):
         rooms.registry.delete_version("m", 2, force=False)
@@ -240,7 +241,7 @@ def test_an_alias_never_points_at_a_deleted_version(rooms: Rooms) -> None:
             def move(gate: threading.Barrier = gate, number: int = number) -> None:
                 gate.wait()
                 with suppress(NotFound):
-                    rooms.registry.set_alias("m", "champion", number)
+                    rooms.aliases.set("m", "champion", number)
 
             def remove(gate: threading.Barrier = gate, number: int = number) -> None:
                 gate.wait()
@@ -273,24 +274,24 @@ def test_a_model_goes_with_all_it_has_once_nobody_trains_it(rooms: Rooms) -> Non
 
 def told(rooms: Rooms, alias: str = DEFAULT) -> list[tuple[int | None, str]]:
     """Give the history of an alias of the model `m`, oldest first: version and reason."""
-    return [(move.version, move.reason) for move in rooms.registry.history("m", alias, 100, None)[0][::-1]]
+    return [(move.version, move.reason) for move in rooms.aliases.history("m", alias, 100, None)[0][::-1]]
 
 
 def rolled_back(rooms: Rooms, alias: str = DEFAULT) -> int | None:
     """Roll an alias of the model `m` back; gives where it points now."""
-    return rooms.registry.rollback("m", alias).aliases[alias]
+    return rooms.aliases.rollback("m", alias).aliases[alias]
 
 
 def test_every_move_of_an_alias_is_told_with_its_reason(rooms: Rooms) -> None:
     train(rooms)
     train(rooms)
     train(rooms, promote="never")
-    rooms.registry.set_alias("m", DEFAULT, 3)
-    rooms.registry.rollback("m", DEFAULT)
-    rooms.registry.set_alias("m", "champion", 1)
-    rooms.registry.delete_alias("m", "champion")
+    rooms.aliases.set("m", DEFAULT, 3)
+    rooms.aliases.rollback("m", DEFAULT)
+    rooms.aliases.set("m", "champion", 1)
+    rooms.aliases.delete("m", "champion")
 
-    moves, following = rooms.registry.history("m", DEFAULT, 100, None)
+    moves, following = rooms.aliases.history("m", DEFAULT, 100, None)
 
     assert [(1, "promoted"), (2, "promoted"), (3, "set"), (2, "rollback")] == told(rooms)
     assert [(1, "set"), (None, "deleted")] == told(rooms, "champion")
@@ -298,19 +299,19 @@ def test_every_move_of_an_alias_is_told_with_its_reason(rooms: Rooms) -> None:
     assert following is None
     for name, alias in (("m", "nobody"), ("n", DEFAULT)):
         with pytest.raises(NotFound, match=f"alias '{name}@{alias}'"):
-            rooms.registry.history(name, alias, 100, None)
+            rooms.aliases.history(name, alias, 100, None)
 
 
 def test_a_history_only_grows(rooms: Rooms) -> None:
     train(rooms)
     train(rooms)
-    before = rooms.registry.history("m", DEFAULT, 100, None)[0]
+    before = rooms.aliases.history("m", DEFAULT, 100, None)[0]
 
-    rooms.registry.rollback("m", DEFAULT)
+    rooms.aliases.rollback("m", DEFAULT)
     rooms.registry.delete_version("m", 2, force=True)
-    rooms.registry.delete_alias("m", DEFAULT)
+    rooms.aliases.delete("m", DEFAULT)
 
-    after = rooms.registry.history("m", DEFAULT, 100, None)[0]
+    after = rooms.aliases.history("m", DEFAULT, 100, None)[0]
     assert before == after[-len(before) :]
     assert [(1, "rollback"), (None, "deleted")] == told(rooms)[len(before) :]
 
@@ -318,11 +319,11 @@ def test_a_history_only_grows(rooms: Rooms) -> None:
 def test_a_history_is_told_page_by_page(rooms: Rooms) -> None:
     train(rooms)
     for _ in range(4):
-        rooms.registry.set_alias("m", "champion", 1)
-    whole = rooms.registry.history("m", "champion", 100, None)[0]
+        rooms.aliases.set("m", "champion", 1)
+    whole = rooms.aliases.history("m", "champion", 100, None)[0]
 
-    first, cursor = rooms.registry.history("m", "champion", 3, None)
-    second, end = rooms.registry.history("m", "champion", 3, cursor)
+    first, cursor = rooms.aliases.history("m", "champion", 3, None)
+    second, end = rooms.aliases.history("m", "champion", 3, cursor)
 
     assert ([3, 1], None) == ([len(first), len(second)], end)
     assert whole == [*first, *second]
@@ -335,7 +336,7 @@ def test_two_rollbacks_go_back_twice_and_then_none_is_left(rooms: Rooms) -> None
     assert [2, 1] == [rolled_back(rooms), rolled_back(rooms)]
 
     with pytest.raises(Conflict, match="earlier version of m@default"):
-        rooms.registry.rollback("m", DEFAULT)
+        rooms.aliases.rollback("m", DEFAULT)
     assert 1 == rooms.registry.get("m").default_version
     # and what is published from then on has this one before it
     train(rooms)
@@ -351,49 +352,49 @@ def test_a_rollback_passes_over_versions_that_are_gone(rooms: Rooms) -> None:
     assert 2 == rolled_back(rooms)
 
     with pytest.raises(Conflict, match="none left"):
-        rooms.registry.rollback("m", DEFAULT)
+        rooms.aliases.rollback("m", DEFAULT)
 
 
 def test_a_version_that_was_set_again_is_gone_back_to_in_the_order_of_the_moves(rooms: Rooms) -> None:
     for _ in range(3):
         train(rooms, promote="never")
     for number in (1, 2, 2, 1, 3):
-        rooms.registry.set_alias("m", "champion", number)
+        rooms.aliases.set("m", "champion", number)
 
     assert [1, 2, 1] == [rolled_back(rooms, "champion") for _ in range(3)]
 
     with pytest.raises(Conflict, match="none left"):
-        rooms.registry.rollback("m", "champion")
+        rooms.aliases.rollback("m", "champion")
 
 
 def test_an_alias_that_was_removed_has_nothing_to_go_back_to_until_it_is_set_again(rooms: Rooms) -> None:
     for _ in range(3):
         train(rooms, promote="never")
-    rooms.registry.set_alias("m", "champion", 1)
-    rooms.registry.set_alias("m", "champion", 2)
-    rooms.registry.delete_alias("m", "champion")
+    rooms.aliases.set("m", "champion", 1)
+    rooms.aliases.set("m", "champion", 2)
+    rooms.aliases.delete("m", "champion")
 
     for name, alias in (("m", "champion"), ("m", DEFAULT)):
         with pytest.raises(NotFound, match=f"alias '{name}@{alias}'"):
-            rooms.registry.rollback(name, alias)
+            rooms.aliases.rollback(name, alias)
     with pytest.raises(NotFound, match="model 'n'"):
-        rooms.registry.rollback("n", DEFAULT)
-    rooms.registry.set_alias("m", "champion", 3)
+        rooms.aliases.rollback("n", DEFAULT)
+    rooms.aliases.set("m", "champion", 3)
     assert [2, 1] == [rolled_back(rooms, "champion") for _ in range(2)]
 
 
 def test_aliases_that_go_with_their_version_are_noted(rooms: Rooms) -> None:
     train(rooms)
     train(rooms)
-    rooms.registry.set_alias("m", "champion", 2)
+    rooms.aliases.set("m", "champion", 2)
 
     rooms.registry.delete_version("m", 2, force=True)
 
     assert [(1, "promoted"), (2, "promoted"), (None, "deleted")] == told(rooms)
     assert [(2, "set"), (None, "deleted")] == told(rooms, "champion")
-    rooms.registry.set_alias("m", DEFAULT, 1)
+    rooms.aliases.set("m", DEFAULT, 1)
     with pytest.raises(Conflict, match="none left"):
-        rooms.registry.rollback("m", DEFAULT)
+        rooms.aliases.rollback("m", DEFAULT)
 
 
 def test_a_model_of_the_same_name_has_a_history_of_its_own(rooms: Rooms) -> None:
@@ -402,14 +403,14 @@ def test_a_model_of_the_same_name_has_a_history_of_its_own(rooms: Rooms) -> None
     train(rooms, "other")
     rooms.registry.delete("m")
     with pytest.raises(NotFound, match="alias 'm@default'"):
-        rooms.registry.history("m", DEFAULT, 100, None)
+        rooms.aliases.history("m", DEFAULT, 100, None)
 
     train(rooms)
 
     assert [(1, "promoted")] == told(rooms)
     with pytest.raises(Conflict, match="none left"):
-        rooms.registry.rollback("m", DEFAULT)
-    assert 1 == len(rooms.registry.history("other", DEFAULT, 100, None)[0])
+        rooms.aliases.rollback("m", DEFAULT)
+    assert 1 == len(rooms.aliases.history("other", DEFAULT, 100, None)[0])
 
 
 def test_rollbacks_at_once_go_back_one_after_the_other(rooms: Rooms) -> None:
@@ -419,7 +420,7 @@ def test_rollbacks_at_once_go_back_one_after_the_other(rooms: Rooms) -> None:
 
     def run(_: int) -> None:
         gate.wait()
-        rooms.registry.rollback("m", DEFAULT)
+        rooms.aliases.rollback("m", DEFAULT)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
@@ -504,7 +505,7 @@ def test_a_version_never_changes(rooms: Rooms) -> None:
     before = rooms.registry.get_version("m", 1)
 
     train(rooms, artifact=make_artifact(seed=2))
-    rooms.registry.set_alias("m", "champion", 1)
+    rooms.aliases.set("m", "champion", 1)
 
     assert before == rooms.registry.get_version("m", 1)
     weights = rooms.registry.load(before).weights
@@ -515,7 +516,7 @@ def test_a_rollback_passes_over_versions_that_it_is_told_of(rooms: Rooms) -> Non
     for _ in range(3):
         train(rooms)
 
-    assert (2, 1) == (rooms.registry.earlier("m", DEFAULT), rooms.registry.earlier("m", DEFAULT, {2}))
-    assert 1 == rooms.registry.rollback("m", DEFAULT, {2}).default_version
+    assert (2, 1) == (rooms.aliases.previous_version("m", DEFAULT), rooms.aliases.previous_version("m", DEFAULT, {2}))
+    assert 1 == rooms.aliases.rollback("m", DEFAULT, {2}).default_version
     with pytest.raises(Conflict):
-        rooms.registry.earlier("m", DEFAULT)
+        rooms.aliases.previous_version("m", DEFAULT)

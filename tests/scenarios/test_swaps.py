@@ -47,12 +47,12 @@ def test_a_promotion_by_another_process_is_followed_by_the_next_request(shared: 
     rooms, service = shared
     with httpx.Client(base_url=service.url) as http:
         for version in (1, 3, 2, 4, 1):
-            rooms.registry.set_alias("promoted", "default", version)
+            rooms.aliases.set("promoted", "default", version)
 
             assert f"promoted@{version}" == http.post(path("promoted"), json=BODY).headers["x-model"]
-        rooms.registry.set_alias("promoted", "best", 2)
+        rooms.aliases.set("promoted", "best", 2)
         assert "promoted@2" == http.post(path("promoted@best"), json=BODY).headers["x-model"]
-        rooms.registry.delete_alias("promoted", "best")
+        rooms.aliases.delete("promoted", "best")
         assert 404 == http.post(path("promoted@best"), json=BODY).status_code
 
 
@@ -96,7 +96,7 @@ def test_versions_are_swapped_under_load_without_an_error_or_a_mixed_answer(shar
                 for i in range(SWAPS):
                     version = 1 + i % VERSIONS
                     if i % 2:
-                        await asyncio.to_thread(rooms.registry.set_alias, "swapped", "default", version)
+                        await asyncio.to_thread(rooms.aliases.set, "swapped", "default", version)
                     else:
                         answer = await http.put("/api/v1/models/swapped/aliases/default", json={"version": version})
                         answer.raise_for_status()

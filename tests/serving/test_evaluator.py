@@ -16,7 +16,7 @@ from app.learning.encoding.read_cells import table_cells
 from app.learning.tables.column import Column, match_labels
 from app.learning.tables.table import Table
 from app.learning.tables.table_file import TableFile, write_table
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.records.rooms import Rooms
 from app.serving.evaluator import BATCH_ROWS, READ_BYTES, score
 from app.serving.predictor import LoadedVersion

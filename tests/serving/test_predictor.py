@@ -8,7 +8,7 @@ import pytest
 from app.errors import Invalid, TooLarge
 from app.learning.encoding.cell_warnings import MAX_WARNINGS
 from app.learning.requests.prediction_rows import Rows
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.records.rooms import Rooms
 from app.serving.predictor import LoadedVersion, shown_notes
 from app.serving.version_cache import VersionCache

@@ -15,7 +15,7 @@ import pytest
 from app.errors import Corrupt, NotFound, Unavailable
 from app.learning.artifact import FILES, MANIFEST, Artifact
 from app.learning.requests.prediction_rows import Rows
-from app.records.registry import Ref
+from app.records.ref import Ref
 from app.records.rooms import Rooms
 from app.serving.predictor import LoadedVersion
 from app.serving.version_cache import GOLDEN_TOLERANCE, VersionCache
@@ -175,7 +175,7 @@ def test_a_moved_default_is_followed_at_once(rooms: Rooms) -> None:
 
     train(rooms)
     second = get(cache)
-    rooms.registry.set_alias("m", "default", 1)
+    rooms.aliases.set("m", "default", 1)
 
     assert (1, 2) == (first.version.version, second.version.version)
     assert first is get(cache)
@@ -195,7 +195,7 @@ def test_memory_alone_tells_what_a_reference_means_until_somebody_writes(rooms: 
     add_dataset(other, b"a,y\n2,x\n")
     assert cache.known(ref) is None
     assert loaded is cache.last_known(ref) is get(cache) is cache.known(ref)
-    other.registry.set_alias("m", "other", 1)
+    other.aliases.set("m", "other", 1)
     assert cache.known(ref) is None
     other.close()
 

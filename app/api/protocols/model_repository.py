@@ -22,7 +22,8 @@ from app.learning.requests.json_with_nan import parse_json_with_nan
 from app.learning.requests.open_inference import LABEL, PROBABILITIES
 from app.metrics.version_usage import Counts
 from app.names import DEFAULT
-from app.records.registry import Ref, Version
+from app.records.ref import Ref
+from app.records.version import Version
 from app.wiring import Services
 
 router = APIRouter(prefix=OPEN_INFERENCE, tags=["Open Inference Protocol"])

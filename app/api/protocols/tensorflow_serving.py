@@ -23,7 +23,7 @@ from app.http.protocol_errors import TENSORFLOW_SERVING
 from app.learning.requests.json_with_nan import parse_json_with_nan
 from app.learning.requests.tensorflow_serving import SIGNATURE, read_classify_request, read_predict_request
 from app.learning.tables.label import label_text
-from app.records.registry import Version
+from app.records.version import Version
 from app.wiring import Services
 
 router = APIRouter(prefix=TENSORFLOW_SERVING, tags=["TensorFlow Serving"])

@@ -10,7 +10,9 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from app.api.deps import Alias, ModelName, Number
 from app.names import DEFAULT
-from app.records.registry import Model, Ref, Registry
+from app.records.ref import Ref
+from app.records.registry import Registry
+from app.records.version import Model
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 

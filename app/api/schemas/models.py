@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.examples.models import MODEL
 from app.learning.tables.label import Label
-from app.records.registry import Model, Version
+from app.records.version import Model, Version
 
 
 class VersionSource(BaseModel):
@@ -51,9 +51,7 @@ class VersionOut(BaseModel):
             "sha256": version.sha256,
             "created_at": version.created_at,
         }
-        return cls.model_validate(
-            {name: own[name] if name in own else version.document[name] for name in cls.model_fields}
-        )
+        return cls.model_validate({**version.document, **own})
 
 
 class VersionBrief(BaseModel):

@@ -49,7 +49,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
     for _ in range(2):
         train(rooms, "sign", network((X,), [[-1e4, 1e4]], (0, 1)))
     train(rooms, "mixed", network((A, B), [[0, 0], [1e4, 0], [0, 1e4]], ("small", "large")))
-    rooms.registry.set_alias("sign", "canary", 1)
+    rooms.aliases.set("sign", "canary", 1)
     rooms.close()
     running = Service(data_dir, {"workers": "0"}).start()
     yield running

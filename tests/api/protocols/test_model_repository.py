@@ -63,7 +63,7 @@ def test_a_damaged_version_is_told_from_the_moment_that_it_was_tried(ask: Ask) -
 
 
 def test_a_model_whose_default_is_damaged_is_not_ready(ask: Ask, services: Services) -> None:
-    services.rooms.registry.set_alias("m", "default", 1)
+    services.rooms.aliases.set("m", "default", 1)
 
     check_plain(ask("POST", "/v2/repository/models/m/load"), 503)
 
@@ -73,7 +73,7 @@ def test_a_model_whose_default_is_damaged_is_not_ready(ask: Ask, services: Servi
 
 
 def test_a_model_without_a_default_is_not_ready_and_its_versions_are(ask: Ask, services: Services) -> None:
-    services.rooms.registry.delete_alias("m", "default")
+    services.rooms.aliases.delete("m", "default")
 
     assert ask("GET", "/v1/models/m").json()["ready"] is False
     assert "m@default" in check_plain(ask("POST", "/v1/models/m:predict"), 404)
