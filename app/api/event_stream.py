@@ -14,6 +14,7 @@ from app.api.deps import ServicesDep, negotiate
 from app.errors import Overloaded
 from app.http.media_types import EVENT_STREAM, JSON
 from app.records.job import Job
+from app.records.job_status import ACTIVE
 from app.wiring import Services
 
 PING_SECONDS = 15.0
@@ -50,7 +51,7 @@ async def stream_events(services: Services, job: Job, seen: int) -> AsyncIterato
             seen = event.id
             yield format_sse_event(id=str(seen), event=event.type, data_str=json.dumps(event.document()))
         last, status = states.get(job.id, (0, "gone"))
-        if status not in ("queued", "running") and seen >= last:
+        if status not in ACTIVE and seen >= last:
             return
         if not events:
             await services.job_waiter.wait(job.id, seen, PING_SECONDS)

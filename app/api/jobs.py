@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi import Path as PathParameter
@@ -14,7 +14,7 @@ from app.api.deps import After, Limit, ServicesDep
 from app.api.event_stream import stream_events, stream_place
 from app.api.examples.media import TEXT, media
 from app.api.openapi import documented
-from app.api.schemas.jobs import EventOut, EventPage, JobOut, JobPage
+from app.api.schemas.jobs import EventOut, EventPage, JobOut, JobPage, Status
 from app.http.media_types import EVENT_STREAM
 from app.names import id_of
 
@@ -28,7 +28,6 @@ Id = Annotated[
         pattern=f"^{id_of('job')}$", description="A job's id.", examples=["job_0193a5c2f1b07d2c9f1e3a5b7c9d"]
     ),
 ]
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 @router.get("/jobs", summary="List jobs", responses=documented(422))

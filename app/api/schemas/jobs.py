@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,13 @@ from app.api.examples.jobs import JOB
 from app.api.schemas.datasets import ColumnOut
 from app.learning.tables.label import Label
 from app.records.job import Job
+from app.records.job_status import JobStatus
+
+if TYPE_CHECKING:
+    Status = JobStatus
+else:
+    # an enumeration would be a schema of its own in the OpenAPI document; a literal is spelled out where it stands
+    Status = Literal[tuple(JobStatus)]
 
 
 class JobError(BaseModel):
@@ -25,9 +32,9 @@ class JobOut(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [JOB]})
     id: str = Field(examples=["job_0193a5c2f1b07d2c9f1e3a5b7c9d"])
-    kind: Literal["train", "evaluate", "predict", "export"]
+    kind: Literal["train"]
     model: str
-    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    status: Status
     terminal: bool
     queue_position: int | None
     attempt: int
