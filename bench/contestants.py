@@ -78,7 +78,7 @@ def fitserve() -> Run:
     atexit.register(shutil.rmtree, means.cache, ignore_errors=True)
     os.environ.update(means.environment())
     importlib.import_module("app.jobs.training_child")
-    from app.learning.network import keras_network
+    from app.learning.network import keras_backend
     from app.learning.network.architecture import Architecture
     from app.learning.spec import TrainSpec
     from app.learning.training import fit
@@ -108,7 +108,7 @@ def fitserve() -> Run:
                 ends.append(time.perf_counter())
 
         began = time.perf_counter()
-        with keras_network.on("cpu"):
+        with keras_backend.on("cpu"):
             fit.fit(Task(architecture, spec, examples, None, emit))
         return time.perf_counter() - began if workload.is_whole else _steady(ends)
 

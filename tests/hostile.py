@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.learning.encoding.encoder import Encoder, Input
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 from app.records.rooms import Rooms
 from tests.stored_rows import artifact_of, train
 

@@ -9,10 +9,13 @@ import numpy as np
 
 from app.jobs.messages import Done, VersionDescription
 from app.jobs.publish import publish
-from app.learning.artifact import Artifact, write
-from app.learning.encoding.encoder import Encoder, Input
+from app.learning.artifact.artifact import Artifact, GoldenRows, TrainingRecord
+from app.learning.artifact.artifact_files import write_artifact
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 from app.learning.encoding.read_cells import records_cells
-from app.learning.network.architecture import Architecture, Dense, OnnxRuntime
+from app.learning.network.architecture import Architecture, Dense
+from app.learning.network.onnx_network import OnnxRuntime
 from app.records.dataset import Dataset, ParsedTable, RawFile
 from app.records.job import Job, JobSpec, NewJob
 from app.records.rooms import Rooms
@@ -61,8 +64,8 @@ def artifact_of(encoder: Encoder, records: list[dict[str, Any]], seed: int = 0, 
         encoder=encoder,
         classes=("no", "yes"),
         weights=weights,
-        training={"spec": {"target": "y", "fit": {"label_smoothing": 0.0}}},
-        golden={"records": records, "probabilities": OnnxRuntime(architecture, weights).probabilities(x).tolist()},
+        training=TrainingRecord({"target": "y", "fit": {"label_smoothing": 0.0}}, {}, []),
+        golden=GoldenRows(records, OnnxRuntime(architecture, weights).probabilities(x).tolist()),
     )
 
 
@@ -84,7 +87,7 @@ def train(
     version = replace(done.version, inputs=inputs, classes=artifact.classes)
     with rooms.blobs.staging("test") as folder:
         (folder / "version").mkdir()
-        sha256 = write(artifact, folder / "version")
+        sha256 = write_artifact(artifact, folder / "version")
         publish(rooms, job, claim, folder / "version", replace(done, sha256=sha256, version=version))
     return rooms.jobs.get(job.id).version
 

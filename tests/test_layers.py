@@ -84,16 +84,16 @@ INSIDE = {"learning": INSIDE_LEARNING, "api": INSIDE_API}
 #: the only modules, or rooms, that import each library
 ADDRESSES: dict[str, tuple[str, ...]] = {
     "keras": (
-        "learning.network.keras_network",
+        *(f"learning.network.{name}" for name in ("keras_network", "keras_export", "keras_backend")),
         *(f"learning.training.{name}" for name in ("fit", "loop", "progress_callback", "checkpoint_callback")),
     ),
-    "tensorflow": ("learning.network.keras_network", "learning.training.loop"),
+    "tensorflow": ("learning.network.keras_backend", "learning.network.keras_export", "learning.training.loop"),
     "fastapi": ("api",),
     "starlette": ("api", "http"),
     "uvicorn": ("server", "fast_path"),
     "polars": ("learning.tables",),
-    "onnxruntime": ("learning.network.architecture",),
-    "onnx": ("learning.network.architecture",),
+    "onnxruntime": ("learning.network.onnx_network",),
+    "onnx": ("learning.network.onnx_network",),
     "sqlalchemy": ("records", "storage"),
     "sqlite3": ("cli.main", "records.backup", "storage.database"),
     "alembic": ("storage.migrate", "storage.migrations"),

@@ -1,12 +1,12 @@
-"""The encoder's quick ways: for matrices of numbers, and for a few rows of any kind. Knows no bodies.
+"""Rows of the fast path to features: matrices by the encoder's own arithmetic, a few rows of any kind cell by cell.
 
-They give the bits and the warnings of `Encoder.encode`. What they cannot vouch for gives None: `Encoder.encode` decides
-then, and words what is wrong. A property test holds them to each other.
+Gives the bits and the warnings of `Encoder.encode`. Rows that cannot be vouched for become None: the route encodes them
+then, and says what is wrong with them. A property test holds the two to each other. Knows no bodies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,36 +14,26 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.fast_path.parse import Matrix
 from app.learning.encoding.cell_warnings import WarningCode
-from app.learning.encoding.encoder import UNSEEN, Encoder, Input
-from app.learning.encoding.read_cells import reader
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import FLOAT32_MAX, UNSEEN, Input
+from app.learning.encoding.numeric_inputs import Matrix
+from app.learning.encoding.read_value import value_reader
 from app.learning.requests.prediction_rows import Rows
 
-#: numbers that are best encoded at once, and that a call begins no further request beyond: larger arrays of float64 come
-#: from the system with every use, and cost five times as much
+#: cells of one call of the network, beyond which no further request joins the call: the system allocates larger arrays
+#: of float64 anew with every use, which costs five times as much
 CALL_CELLS = 48 * 1024
-#: cells up to which Python's own arithmetic is quicker than NumPy's calls, a dozen for each column
+#: cells up to which rows are encoded one cell at a time
 FEW_CELLS = 2048
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 #: a warning: its row, and the rest of it as JSON
 RowWarning = tuple[int, bytes]
 
 
 def warning_of(column: str, code: WarningCode) -> bytes:
-    """Give what follows the row in a warning's JSON object."""
+    """Return the part after the row in a warning's JSON object."""
     return b'"column":%b,"code":"%b"}' % (orjson.dumps(column), code.encode())
-
-
-def _within_float32(
-    low: NDArray[np.float64], high: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give the least and the greatest float32 within each range: to compare as float32 is then to compare as float64."""
-    with np.errstate(over="ignore"):
-        least, most = low.astype(np.float32), high.astype(np.float32)
-        least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
-        return least, np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)
 
 
 @dataclass(frozen=True)
@@ -59,30 +49,20 @@ class Encoded:
         return self.x.size
 
     def __len__(self) -> int:
-        """Give n."""
+        """Return n."""
         return len(self.x)
 
 
 class MatrixEncoder:
-    """Encodes matrices for an encoder all of whose inputs are numbers."""
+    """Encodes matrices for an encoder whose inputs are all numbers."""
 
     def __init__(self, encoder: Encoder) -> None:
-        inputs = encoder.inputs
-        self._width = encoder.width
-        self._places = np.cumsum([0, *(each.width for each in inputs)])[:-1]
-        self._mean, self._scale = np.array([e.mean for e in inputs]), np.array([e.scale for e in inputs])
-        self._is_scaled = bool((self._mean != 0).any() or (self._scale != 1).any())
-        self._low, self._high = np.array([e.low for e in inputs]), np.array([e.high for e in inputs])
-        self._ranges = {np.float64: (self._low, self._high), np.float32: _within_float32(self._low, self._high)}
-        self._warnings = [warning_of(each.name, "out_of_range") for each in inputs]
-        with np.errstate(over="ignore"):
-            ends = (np.array([self._low, self._high]) - self._mean) / self._scale
-        # scaling is monotonic: what is within the range is then within float32 too
-        self._is_tame = bool((np.abs(ends) <= _FLOAT32_MAX).all())
+        self._inputs = encoder.numeric_inputs
+        self._warnings = [warning_of(each.name, each.strange) for each in encoder.inputs]
 
     @classmethod
     def of(cls, encoder: Encoder) -> MatrixEncoder | None:
-        """Make one, or give None for an encoder with other inputs."""
+        """Return the matrix encoder of an encoder, None where one of its inputs is no number."""
         return cls(encoder) if all(each.kind == "numeric" for each in encoder.inputs) else None
 
     def encode(self, parts: Sequence[Matrix]) -> tuple[NDArray[np.float32], list[Sequence[RowWarning] | None]]:
@@ -93,36 +73,22 @@ class MatrixEncoder:
             each part the warnings about its rows, or None where a number is missing or too large.
         """
         values: Any = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        low, high = self._ranges[values.dtype.type]
-        is_inside = (values >= low) & (values <= high)
-        if self._is_tame and is_inside.all():
-            return self._placed(self._scaled(values)), [()] * len(parts)
-        with np.errstate(all="ignore"):
-            scaled = self._scaled(values)
-            x = self._placed(scaled)
-        is_good = (np.abs(scaled) <= _FLOAT32_MAX).all(axis=1)
-        is_kept = np.ones(len(x), np.bool_)
-        found: list[Sequence[RowWarning] | None] = []
+        features, odd = self._inputs.encode(values)
+        x = self._inputs.to_rows(features)
+        if odd is None:
+            return x, [()] * len(parts)
+        is_readable = np.ones(len(x), np.bool_)
+        for rows in (*odd.missing.values(), *odd.too_large.values()):
+            is_readable[rows] = False
+        is_outside = odd.is_outside
+        warnings: list[Sequence[RowWarning] | None] = []
         end = 0
         for part in parts:
-            at = slice(end, end := end + len(part))
-            is_kept[at] = is_good[at].all()
-            found.append(self._outside(~is_inside[at]) if is_kept[at].all() else None)
-        return x if is_kept.all() else x[is_kept], found
-
-    def _scaled(self, values: Any) -> Any:
-        if not self._is_scaled:
-            return values
-        scaled = np.subtract(values, self._mean)
-        return np.divide(scaled, self._scale, out=scaled)
-
-    def _placed(self, scaled: Matrix) -> NDArray[np.float32]:
-        if self._width == scaled.shape[1]:
-            return scaled.astype(np.float32)
-        # the other features say what is missing, and nothing is
-        x = np.zeros((len(scaled), self._width), np.float32)
-        x[:, self._places] = scaled
-        return x
+            of_part = slice(end, end := end + len(part))
+            is_whole = is_readable[of_part].all()
+            is_readable[of_part] = is_whole
+            warnings.append(self._outside(is_outside[of_part]) if is_whole else None)
+        return x if is_readable.all() else x[is_readable], warnings
 
     def _outside(self, is_outside: NDArray[np.bool_]) -> list[RowWarning]:
         rows, columns = np.nonzero(is_outside)
@@ -130,18 +96,21 @@ class MatrixEncoder:
 
 
 class RowEncoder:
-    """Encodes a few rows of any kind, cell by cell."""
+    """Encodes a few rows of any kind, cell by cell in Python, which for a few cells is faster than a dozen NumPy calls for each column.
+
+    Args:
+        target: the column that the model predicts, which is passed over where it comes.
+    """
 
     def __init__(self, encoder: Encoder, target: str) -> None:
         self.names = [each.name for each in encoder.inputs]
         self._width = encoder.width
-        #: columns that are read, or passed over
+        #: columns that get no warning
         self.known = {*self.names, target}
-        starts = np.cumsum([0, *(each.width for each in encoder.inputs)]).tolist()
-        self._columns = [_Column(each, at) for each, at in zip(encoder.inputs, starts, strict=False)]
+        self._columns = [_Column(each, place) for each, place in zip(encoder.inputs, encoder.places, strict=True)]
 
     def encode(self, rows: Rows) -> Encoded | None:
-        """Encode rows of lists of cells; many, or one with a fault, give None."""
+        """Encode rows of lists of cells; None where there are more than `FEW_CELLS` cells, or a cell is refused."""
         if rows.count * len(self._columns) > FEW_CELLS:
             return None
         features = _Features(rows.count, self._width)
@@ -150,8 +119,8 @@ class RowEncoder:
             cells: Any = rows.columns.get(column.name)
             if not column.encode([None] * rows.count if cells is None else cells, features, warnings):
                 return None
-        strange = [name for name in rows.columns if name not in self.known]
-        warnings += [(0, warning_of(name, "unknown_column")) for name in strange]
+        unknown = [name for name in rows.columns if name not in self.known]
+        warnings += [(0, warning_of(name, "unknown_column")) for name in unknown]
         if rows.count > 1:
             warnings.sort(key=lambda warning: warning[0])
         return Encoded(features.array(), warnings)
@@ -167,12 +136,12 @@ class _Features:
         self._values: list[float] = []
 
     def put(self, place: int, value: float) -> None:
-        """Set one feature, by its place among those of all rows."""
+        """Set one feature, by its place among the features of all rows."""
         self._places.append(place)
         self._values.append(value)
 
     def array(self) -> NDArray[np.float32]:
-        """Give them all, float32 (n, width)."""
+        """Return all features, float32 (n, width)."""
         x = np.zeros(self._rows * self.width, np.float32)
         x[self._places] = self._values
         return x.reshape(self._rows, self.width)
@@ -181,17 +150,18 @@ class _Features:
 class _Column:
     """One input: from the cells of a column to its features."""
 
-    def __init__(self, each: Input, at: int) -> None:
+    def __init__(self, each: Input, place: int) -> None:
         self.name = each.name
         self._input = each
-        self._read: Callable[[Any], Any] = reader(each)
-        self._put = self._put_code if each.kind == "categorical" else self._put_number
-        self._at, self._mark = at, at + each.width - 1
+        self._low, self._high = each.range
+        self._read = value_reader(each)
+        self._put = self._put_number if each.is_number else self._put_code
+        self._place, self._mark = place, place + each.width - 1
         self._imputed = warning_of(each.name, "imputed")
-        self._odd = warning_of(each.name, "unseen_category" if each.kind == "categorical" else "out_of_range")
+        self._strange = warning_of(each.name, each.strange)
 
     def encode(self, cells: Sequence[Any], features: _Features, warnings: list[RowWarning]) -> bool:
-        """Add the features; tells whether every cell could be read."""
+        """Add the features; returns whether every cell could be encoded."""
         start = 0
         for row, value in enumerate(cells):
             cell = self._read(value)
@@ -202,24 +172,23 @@ class _Column:
 
     def _put_code(self, code: int, features: _Features, start: int, row: int, warnings: list[RowWarning]) -> bool:
         if code >= 0:
-            features.put(start + self._at + code, 1.0)
+            features.put(start + self._place + code, 1.0)
         elif code == UNSEEN:
-            warnings.append((row, self._odd))
+            warnings.append((row, self._strange))
         else:
             return self._miss(features, start, row, warnings)
         return True
 
     def _put_number(self, value: float, features: _Features, start: int, row: int, warnings: list[RowWarning]) -> bool:
-        each = self._input
         if value != value:
             if not self._miss(features, start, row, warnings):
                 return False
-            value = each.impute
-        elif each.kind == "numeric" and not each.low <= value <= each.high:
-            warnings.append((row, self._odd))
-        scaled = (value - each.mean) / each.scale
-        features.put(start + self._at, scaled)
-        return abs(scaled) <= _FLOAT32_MAX
+            value = self._input.impute
+        elif not self._low <= value <= self._high:
+            warnings.append((row, self._strange))
+        feature = self._input.scaled(value)
+        features.put(start + self._place, feature)
+        return abs(feature) <= FLOAT32_MAX
 
     def _miss(self, features: _Features, start: int, row: int, warnings: list[RowWarning]) -> bool:
         if self._input.missing == "error":

@@ -11,8 +11,8 @@ from pathlib import Path
 from app.errors import Invalid
 from app.jobs.messages import Done, TrainRequest
 from app.jobs.write_version import write_version
-from app.learning import artifact
-from app.learning.network import keras_network
+from app.learning.artifact.artifact_files import load_artifact
+from app.learning.network import keras_backend
 from app.learning.network.architecture import Architecture
 from app.learning.training import checkpoint, fit
 from app.learning.training.events import CheckpointWritten, DeviceChosen, Emit, LogLine, TrainingWarning
@@ -34,7 +34,7 @@ def train(request: TrainRequest, emit: Emit, is_stopping: Callable[[], bool] = l
     spec, start = request.spec, request.start
     device = _device(spec.device, request.gpu)
     emit(DeviceChosen(device))
-    start_version = None if start is None else artifact.read(start.folder, start.sha256)
+    start_version = None if start is None else load_artifact(start.folder, start.sha256)
     data = prepare(
         (request.table, request.validation_table),
         request.columns,
@@ -58,7 +58,7 @@ def train(request: TrainRequest, emit: Emit, is_stopping: Callable[[], bool] = l
         checkpoint_seconds=request.checkpoint_seconds,
         forget_compiled=lambda: _forget_compiled(request.compiled),
     )
-    with keras_network.on(device):
+    with keras_backend.on(device):
         fitted = fit.fit(task, _read_checkpoint(request, emit))
     return write_version(spec, data, architecture, fitted, device, request.folder / "version")
 
@@ -72,10 +72,10 @@ def _device(asked: str, gpu: str | None) -> str:
     """
     if asked == "cpu":
         return "cpu"
-    if not keras_network.has_gpu():
+    if not keras_backend.has_gpu():
         if asked == "auto":
             return "cpu"
-        backend = keras_network.environment()["backend"]
+        backend = keras_backend.environment()["backend"]
         raise Invalid.at(("device",), f"Expected a GPU that {backend} can use for device {asked!r}, got none.")
     return asked if ":" in asked else gpu or "gpu:0"
 
@@ -90,7 +90,7 @@ def _plan(request: TrainRequest) -> str:
         "auto": request.auto,
     }
     tables = [path.name for path in (request.table, request.validation_table) if path is not None]
-    plan = [asked, tables, keras_network.environment()]
+    plan = [asked, tables, keras_backend.environment()]
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 

@@ -25,9 +25,10 @@ from safetensors import SafetensorError
 from app.errors import FitserveError, StorageFull, is_disk_full
 from app.jobs.messages import MESSAGES, REQUESTS, Failed, Interrupted, Outcome, Ready, TrainingMessage, TrainRequest
 from app.jobs.train_job import train
-from app.jobs.write_version import check_parity
-from app.learning.network import keras_network
-from app.learning.network.architecture import Architecture, OnnxRuntime
+from app.learning.network import keras_backend
+from app.learning.network.architecture import Architecture
+from app.learning.network.onnx_network import OnnxRuntime
+from app.learning.network.parity import check_parity
 from app.learning.spec import TrainSpec
 from app.learning.training import fit, task
 from app.learning.training.batches import Examples
@@ -50,12 +51,12 @@ def rehearse() -> None:
     examples = Examples(np.zeros((3, 1), np.float32), np.array([0, 1, 0], np.int32))
     architecture = Architecture.from_spec(spec, 1, 2)
     fitted = fit.fit(task.Task(architecture, spec, examples, examples, emit=lambda _event: None))
-    check_parity(architecture, fitted, OnnxRuntime(architecture, fitted.weights), examples.x)
+    check_parity(architecture, fitted.weights, OnnxRuntime(architecture, fitted.weights), examples.x)
 
 
 def carry_out(request: TrainRequest, emit: Emit, is_stopping: Callable[[], bool]) -> Outcome:
     """Carry out one job as `train` does, and return how it ended; a fault of the service itself is raised."""
-    lack_of_room: tuple[type[Exception], ...] = (OSError, SafetensorError, *keras_network.operation_errors())
+    lack_of_room: tuple[type[Exception], ...] = (OSError, SafetensorError, *keras_backend.operation_errors())
     try:
         return train(request, emit, is_stopping)
     except task.Interrupted:
@@ -68,7 +69,7 @@ def carry_out(request: TrainRequest, emit: Emit, is_stopping: Callable[[], bool]
         param = ".".join(str(part) for part in error.faults[0].loc) if error.faults else None
         return Failed("invalid_data", error.message, param)
     except lack_of_room as error:
-        if keras_network.is_out_of_memory(error):
+        if keras_backend.is_out_of_memory(error):
             used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             message = f"The job ran out of memory, of the machine or of its device; it had {used} MB of the machine's."
             return Failed("out_of_memory", message)

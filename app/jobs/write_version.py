@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from app.jobs.messages import Done, Scores, VersionDescription
-from app.learning import artifact, evaluation
-from app.learning.network import keras_network
-from app.learning.network.architecture import Architecture, OnnxRuntime
+from app.learning.artifact.artifact import Artifact, GoldenRows, TrainingRecord, weights_sha256
+from app.learning.artifact.artifact_files import write_artifact
+from app.learning.evaluation.evaluate import evaluate
+from app.learning.network.architecture import Architecture
+from app.learning.network.keras_backend import environment
+from app.learning.network.onnx_network import OnnxRuntime
+from app.learning.network.parity import check_parity
 from app.learning.spec import TrainSpec, count_parameters
 from app.learning.training.batches import Source, sample
 from app.learning.training.fit import Fitted
 from app.learning.training.prepare import Prepared
 
-#: rows on which the served network is compared with Keras
-PARITY_ROWS = 1000
-#: largest difference between a probability of `OnnxRuntime` and Keras's own
-PARITY = 1e-5
 #: the scores of a version
 SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc_ovr")
 
@@ -46,33 +43,33 @@ def write_version(
         validation = _scores(runtime, data.validation, classes, architecture, fitted, spec)
     optimizer = spec.optimizer.model_copy(update={"learning_rate": fitted.learning_rate})
     records, x = data.golden
-    version = artifact.Artifact(
+    version = Artifact(
         architecture=architecture,
         encoder=data.encoder,
         classes=tuple(data.classes),
         weights=fitted.weights,
-        training={
-            "spec": spec.model_copy(update={"optimizer": optimizer}).model_dump(mode="json"),
-            "metrics": {"train": scores, "validation": validation},
-            "history": fitted.history,
-        },
-        golden={"records": records, "probabilities": runtime.probabilities(x).tolist()},
+        training=TrainingRecord(
+            spec.model_copy(update={"optimizer": optimizer}).model_dump(mode="json"),
+            {"train": scores, "validation": validation},
+            fitted.history,
+        ),
+        golden=GoldenRows(records, runtime.probabilities(x).tolist()),
     )
     folder.mkdir()
-    sha256 = artifact.write(version, folder)
+    sha256 = write_artifact(version, folder)
     description = VersionDescription(
-        weights_sha256=artifact.weights_sha256(fitted.weights),
+        weights_sha256=weights_sha256(fitted.weights),
         inputs=[_describe_input(state) for state in data.encoder.document()],
         classes=data.classes,
-        spec=version.training["spec"],
-        metrics=version.training["metrics"],
+        spec=version.training.spec,
+        metrics=version.training.metrics,
         history=fitted.history,
         stopped=fitted.stopped,
         parameters=count_parameters(data.encoder.width, spec, classes),
         features=data.encoder.width,
         rows={"train": data.train.rows, "validation": 0 if data.validation is None else data.validation.rows},
         size_bytes=sum(file.stat().st_size for file in folder.iterdir()),
-        environment={**keras_network.environment(), "device": device, "loop": fitted.loop},
+        environment={**environment(), "device": device, "loop": fitted.loop},
     )
     shown = ("loss", "accuracy")
     metrics = {name: scores[name] for name in shown}
@@ -80,25 +77,13 @@ def write_version(
     return Done(sha256, description, metrics)
 
 
-def check_parity(architecture: Architecture, fitted: Fitted, runtime: OnnxRuntime, x: NDArray[np.float32]) -> None:
-    """Compare the served network with Keras on encoded rows, float32 (n, d).
-
-    Raises:
-        RuntimeError: they differ by more than `PARITY`.
-    """
-    reference = keras_network.KerasRuntime(architecture, fitted.weights, "cpu").probabilities(x)
-    difference = float(np.abs(reference - runtime.probabilities(x)).max())
-    if not difference <= PARITY:
-        raise RuntimeError(f"the served network differs from Keras by {difference:g}, more than {PARITY:g}")
-
-
 def _scores(
     runtime: OnnxRuntime, source: Source, classes: int, architecture: Architecture, fitted: Fitted, spec: TrainSpec
 ) -> Scores:
     """Return the scores on a sample of the rows."""
     examples = sample(source, classes)
-    check_parity(architecture, fitted, runtime, examples.x[:PARITY_ROWS])
-    evaluated = evaluation.evaluate(
+    check_parity(architecture, fitted.weights, runtime, examples.x)
+    evaluated = evaluate(
         runtime.logits(examples.x),
         examples.y,
         label_smoothing=spec.fit.label_smoothing,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.names import REF
 
 Auto = Literal["auto"]
-Activation = Literal[
+ActivationName = Literal[
     "relu", "elu", "gelu", "leaky_relu", "linear", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh"
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -49,7 +49,7 @@ class Layer(_Part):
     """One hidden Dense layer."""
 
     units: Annotated[int, Field(ge=1, le=65_536)]
-    activation: Activation = "relu"
+    activation: ActivationName = "relu"
     dropout: Fraction = Field(0.0, description="Fraction of outputs dropped while training.")
     l2: NonNegative = Field(0.0, description="Penalty on the squared weights.")
 

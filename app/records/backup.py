@@ -24,7 +24,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from app.errors import Conflict, Corrupt, FitserveError, Invalid, StorageFull, is_disk_full
-from app.learning.artifact import read
+from app.learning.artifact.artifact_files import load_artifact
 from app.storage.blobs import LocalBlobs, fsync, make_folder, sha256_of
 from app.storage.database import Database
 from app.storage.tables import datasets, jobs, metadata, versions
@@ -326,7 +326,7 @@ def _check(database_file: Path, store: Path, keys: set[str]) -> None:
             raise Corrupt(f"Table {key} differs from its digest.")
     for version in live:
         try:
-            read(store / version.key, version.sha256)
+            load_artifact(store / version.key, version.sha256)
         except FitserveError as error:
             raise Corrupt(f"Version {version.model}@{version.version}: {error.message}") from error
 

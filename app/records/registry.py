@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.errors import Conflict, Corrupt, NotFound
-from app.learning.artifact import Artifact, read
+from app.learning.artifact.artifact import Artifact
+from app.learning.artifact.artifact_files import load_artifact
 from app.names import DEFAULT
 from app.records.aliases import add_change, point
 from app.records.job_status import ACTIVE
@@ -69,7 +70,7 @@ class Registry:
 
     def load(self, version: Version) -> Artifact:
         """Read a version's files, checked against their digests, or raise `Corrupt`."""
-        return read(self.folder(version), version.sha256)
+        return load_artifact(self.folder(version), version.sha256)
 
     def folder(self, version: Version) -> Path:
         """Return the local folder of a version's files, or raise `Corrupt`."""

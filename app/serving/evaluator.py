@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning.encoding.cell_warnings import Faults
+from app.learning.encoding.cell_warnings import CellFaults
 from app.learning.encoding.read_cells import table_cells
-from app.learning.evaluation import Evaluation, evaluate
+from app.learning.evaluation.evaluate import evaluate
+from app.learning.evaluation.scores import ClassifierScores
 from app.learning.tables.column import match_labels
 from app.learning.tables.label import Label
 from app.learning.tables.table_file import TableFile
@@ -29,8 +30,8 @@ READ_BYTES = 8 * 1024**2
 class Scores:
     """A version's scores on a table, and on the rows of each value of a column, None for missing."""
 
-    overall: Evaluation
-    slices: tuple[tuple[Label | None, Evaluation], ...]
+    overall: ClassifierScores
+    slices: tuple[tuple[Label | None, ClassifierScores], ...]
 
 
 def score(loaded: LoadedVersion, table: TableFile, by: str | None = None) -> Scores:
@@ -59,11 +60,11 @@ def score(loaded: LoadedVersion, table: TableFile, by: str | None = None) -> Sco
     for start, x in zip(range(0, len(y), BATCH_ROWS), _batches(_encoded(loaded, table, is_labelled)), strict=True):
         logits[start : start + BATCH_ROWS] = loaded.runtime.logits(x)
 
-    def evaluation(rows: slice | NDArray[np.bool_]) -> Evaluation:
+    def evaluation(rows: slice | NDArray[np.bool_]) -> ClassifierScores:
         return evaluate(
             logits[rows],
             y[rows],
-            label_smoothing=artifact.training["spec"]["fit"]["label_smoothing"],
+            label_smoothing=artifact.training.label_smoothing,
             penalty=artifact.architecture.penalty(artifact.weights),
         )
 
@@ -93,7 +94,7 @@ def _encoded(loaded: LoadedVersion, table: TableFile, is_labelled: NDArray[np.bo
     names = [column.name for column in encoder.inputs if column.name in present] or table.names[:1]
     size = max(READ_BYTES // (8 * max(len(names), encoder.width)), 1)
     for start in range(0, table.rows, size):
-        faults = Faults(start)
+        faults = CellFaults(start)
         cells = table_cells(encoder, table.slice(start, start + size, names), faults)
         faults.check()
         rows = is_labelled[start : start + size]

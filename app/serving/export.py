@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from app.errors import Invalid, NotReady
-from app.learning.artifact import Artifact
+from app.learning.artifact.artifact import Artifact
 from app.records.version import Version
 from app.serving.export_messages import CARDS, REQUESTS, ExportCard, ExportRequest
 from app.system.json_lines import ChildProcess

@@ -9,11 +9,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning import artifact
-from app.learning.encoding.encoder import Input
+from app.learning.artifact.artifact import Artifact
+from app.learning.artifact.artifact_files import load_artifact
+from app.learning.encoding.inputs import Input
 from app.learning.encoding.read_cells import records_cells
-from app.learning.network import keras_network
-from app.learning.network.architecture import Rescaling, run_onnx, to_onnx
+from app.learning.network.architecture import Rescaling
+from app.learning.network.keras_backend import environment
+from app.learning.network.keras_export import run_keras_file, write_keras_file
+from app.learning.network.onnx_network import run_onnx, to_onnx
 from app.serving.export_messages import CARDS, REQUESTS, ExportCard, ExportRequest, FileFormat
 from app.system.json_lines import ParentProcess
 
@@ -24,7 +27,7 @@ def export(request: ExportRequest) -> ExportCard:
     Where every input is one number, the file takes the raw numbers and scales them itself, unless they are so far
     from 1 that float32 gives no answer.
     """
-    version = artifact.read(request.source, request.sha256)
+    version = load_artifact(request.source, request.sha256)
     inputs = version.encoder.inputs
     if all(column.kind != "categorical" and column.width == 1 for column in inputs):
         difference = _write(version, request.form, request.out, takes_raw=True)
@@ -34,7 +37,7 @@ def export(request: ExportRequest) -> ExportCard:
     return _card(version, difference, "encoded", version.encoder.width)
 
 
-def _write(version: artifact.Artifact, form: FileFormat, out: Path, *, takes_raw: bool) -> float:
+def _write(version: Artifact, form: FileFormat, out: Path, *, takes_raw: bool) -> float:
     """Write the file, and return the largest difference between its golden probabilities and the version's."""
     with np.errstate(over="ignore"):
         rescaling = _rescaling(version.encoder.inputs) if takes_raw else None
@@ -43,9 +46,9 @@ def _write(version: artifact.Artifact, form: FileFormat, out: Path, *, takes_raw
             out.write_bytes(to_onnx(version.architecture, version.weights, rescaling))
             probabilities = run_onnx(out.read_bytes(), x)
         else:
-            keras_network.save(form, version.architecture, version.weights, rescaling, str(out))
-            probabilities = keras_network.predict_file(form, str(out), x)
-    return float(np.abs(probabilities - np.array(version.golden["probabilities"], np.float32)).max())
+            write_keras_file(form, version.architecture, version.weights, rescaling, str(out))
+            probabilities = run_keras_file(form, str(out), x)
+    return version.golden.difference(probabilities)
 
 
 def _rescaling(inputs: tuple[Input, ...]) -> Rescaling:
@@ -53,12 +56,10 @@ def _rescaling(inputs: tuple[Input, ...]) -> Rescaling:
     return Rescaling(scale, np.array([-column.mean / column.scale for column in inputs]))
 
 
-def _golden_rows(version: artifact.Artifact, *, takes_raw: bool) -> NDArray[np.float32]:
+def _golden_rows(version: Artifact, *, takes_raw: bool) -> NDArray[np.float32]:
     """Return the golden rows as the file takes them, float32 (n, d)."""
-    records = version.golden["records"]
     inputs = version.encoder.inputs
-    columns = {column.name: [record[column.name] for record in records] for column in inputs}
-    cells = records_cells(version.encoder, columns, len(records))
+    cells = records_cells(version.encoder, version.golden.columns, len(version.golden.records))
     if not takes_raw:
         return version.encoder.encode(cells)
     filled = [np.where(np.isnan(cells[column.name]), column.impute, cells[column.name]) for column in inputs]
@@ -66,9 +67,9 @@ def _golden_rows(version: artifact.Artifact, *, takes_raw: bool) -> NDArray[np.f
 
 
 def _card(
-    version: artifact.Artifact, difference: float, takes: Literal["raw", "encoded"], inputs: list[str] | int
+    version: Artifact, difference: float, takes: Literal["raw", "encoded"], inputs: list[str] | int
 ) -> ExportCard:
-    return ExportCard(takes, inputs, difference, len(version.golden["records"]), keras_network.environment())
+    return ExportCard(takes, inputs, difference, len(version.golden.records), environment())
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import TooLarge
-from app.learning.artifact import Artifact
-from app.learning.encoding.cell_warnings import MAX_WARNINGS, CellWarnings, Faults
+from app.learning.artifact.artifact import Artifact
+from app.learning.encoding.cell_warnings import MAX_WARNINGS, CellFaults, CellWarnings
 from app.learning.encoding.read_cells import records_cells
-from app.learning.network.architecture import Runtime
+from app.learning.network.runtime import Runtime
 from app.learning.requests.prediction_rows import Rows
 from app.learning.tables.label import Label
 from app.records.version import Version
@@ -37,7 +37,7 @@ class LoadedVersion:
     @property
     def target(self) -> str:
         """The column that the model predicts."""
-        return str(self.artifact.training["spec"]["target"])
+        return self.artifact.training.target
 
     @property
     def most_rows(self) -> int:
@@ -57,16 +57,16 @@ class LoadedVersion:
         encoder = self.artifact.encoder
         if rows.count > (most := self.most_rows):
             raise TooLarge(f"Expected at most {most} rows for this model in one request, got {rows.count}.")
-        notes, faults = CellWarnings(), Faults()
+        notes, faults = CellWarnings(), CellFaults()
         x = encoder.encode(records_cells(encoder, rows.columns, rows.count, faults), notes, faults)
         is_bad = None
         if not skips_bad:
             faults.check()
-        elif faults.notes:
+        elif faults.warnings:
             is_bad = np.zeros(rows.count, np.bool_)
-            faults.notes.mark(is_bad)
+            faults.warnings.mark(is_bad)
             notes = notes.without(is_bad)
-            notes.extend(faults.notes)
+            notes.extend(faults.warnings)
         known = {each.name for each in encoder.inputs} | {self.target}
         for name in rows.columns:
             if name not in known:

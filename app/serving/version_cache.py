@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from app.errors import Corrupt, Unavailable
-from app.learning.artifact import Artifact
-from app.learning.network.architecture import OnnxRuntime, Runtime
+from app.learning.artifact.artifact import Artifact
 from app.learning.network.device_choice import CpuOrGpuRuntime
+from app.learning.network.onnx_network import OnnxRuntime
+from app.learning.network.runtime import Runtime
 from app.learning.requests.prediction_rows import Rows
 from app.records.ref import Ref
 from app.records.registry import Registry
@@ -198,11 +197,9 @@ def _shown(loaded: LoadedVersion) -> dict[str, Any]:
 
 def _verify(loaded: LoadedVersion) -> None:
     golden = loaded.artifact.golden
-    names = list(golden["records"][0])
-    columns = {name: [record[name] for record in golden["records"]] for name in names}
-    rows = Rows(columns, len(golden["records"]))
+    rows = Rows(golden.columns, len(golden.records))
     runtime = loaded.runtime
     for each in (runtime.cpu, runtime.gpu) if isinstance(runtime, CpuOrGpuRuntime) else (runtime,):
         found = replace(loaded, runtime=each).predict(rows).probabilities
-        if not np.abs(found - np.array(golden["probabilities"], np.float32)).max() <= GOLDEN_TOLERANCE:
+        if not golden.difference(found) <= GOLDEN_TOLERANCE:
             raise Corrupt(f"Version {loaded.version.version} does not reproduce its golden predictions.")

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from app.errors import Busy
 from app.fast_path.batcher import CALL_MULTIPLICATIONS, LOOP_MULTIPLICATIONS, Batcher, Result
 from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder
-from app.learning.encoding.encoder import Encoder, Input
-from app.learning.network.architecture import OnnxRuntime
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
+from app.learning.network.onnx_network import OnnxRuntime
 from app.serving.admission import Lane
 from tests.stored_rows import artifact_of
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.fast_path.encode import MatrixEncoder
-from app.learning.encoding.encoder import Encoder, Input
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 
 
 @settings(max_examples=300, deadline=None)

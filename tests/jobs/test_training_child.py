@@ -17,10 +17,11 @@ from app.errors import Invalid
 from app.jobs import train_job
 from app.jobs.messages import MESSAGES, REQUESTS, Done, Failed, Ready, TrainingMessage, TrainRequest
 from app.jobs.worker_settings import WorkerSettings
-from app.learning import artifact
+from app.learning.artifact.artifact import weights_sha256
+from app.learning.artifact.artifact_files import load_artifact
 from app.learning.encoding.read_cells import records_cells, table_cells
-from app.learning.evaluation import evaluate
-from app.learning.network.architecture import OnnxRuntime
+from app.learning.evaluation.evaluate import evaluate
+from app.learning.network.onnx_network import OnnxRuntime
 from app.learning.spec import TrainSpec
 from app.learning.tables.column import match_labels
 from app.learning.tables.describe_column import describe
@@ -115,20 +116,18 @@ def test_a_process_trains_one_job_and_writes_a_version_that_serves(tmp_path: Pat
     assert (0, ["ready", "device", "loop"], "done") == (code, [m.type for m in messages[:3]], messages[-1].type)
     assert list(range(1, 9)) == [message.epoch for message in messages if isinstance(message, Epoch)]
     done = ended(messages)
-    made = artifact.read(tmp_path / "version", done.sha256)
+    made = load_artifact(tmp_path / "version", done.sha256)
     assert ((0, 10, 20), [0, 10, 20]) == (made.classes, done.version.classes)
-    assert artifact.weights_sha256(made.weights) == done.version.weights_sha256
+    assert weights_sha256(made.weights) == done.version.weights_sha256
     assert {"train": 86, "validation": 22} == done.version.rows
     assert made.encoder.width == done.version.features
     assert ["size", "place", "is_big"] == [each["name"] for each in done.version.inputs]
-    assert request.spec.model_dump(mode="json") == done.version.spec == made.training["spec"]
+    assert request.spec.model_dump(mode="json") == done.version.spec == made.training.spec
 
     # the golden rows, posted, get their own bits again; and the scores are those of the held-out rows
-    records = made.golden["records"]
-    columns = {name: [record[name] for record in records] for name in records[0]}
     runtime = OnnxRuntime(made.architecture, made.weights)
-    x = made.encoder.encode(records_cells(made.encoder, columns, len(records)))
-    assert made.golden["probabilities"] == runtime.probabilities(x).tolist()
+    x = made.encoder.encode(records_cells(made.encoder, made.golden.columns, len(made.golden.records)))
+    assert made.golden.probabilities == runtime.probabilities(x).tolist()
     rows = load_table(tmp_path / "table")
     y, _ = match_labels(rows.column("rank"), made.classes)
     _, held_out = split(y, request.spec)

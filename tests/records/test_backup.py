@@ -26,7 +26,7 @@ import pytest
 
 from app.client import ApiError, Client
 from app.errors import Corrupt, Invalid, Unavailable
-from app.learning.artifact import read
+from app.learning.artifact.artifact_files import load_artifact
 from app.records.backup import backup, restore
 from app.records.dataset import ParsedTable
 from app.records.rooms import Rooms
@@ -184,7 +184,7 @@ def check_rows(data_dir: Path) -> None:
     assert named == {key for prefix in ("datasets", "tables") for key in blobs.keys(prefix)}
     assert {key for key, _ in live} == {f"versions/{path.name}" for path in (data_dir / "versions").iterdir()}
     for key, digest in live:
-        read(data_dir / key, digest)
+        load_artifact(data_dir / key, digest)
 
 
 def test_jobs_that_waited_or_ran_go_on_after_a_restore_and_no_pickle_runs(

@@ -15,7 +15,7 @@ import pytest
 
 from app.errors import Conflict, Invalid, NotFound
 from app.jobs.publish import publish
-from app.learning.artifact import write
+from app.learning.artifact.artifact_files import write_artifact
 from app.names import DEFAULT
 from app.records.ref import Ref
 from app.records.registry import Registry
@@ -39,7 +39,7 @@ def age(rooms: Rooms, folder: str) -> None:
 def store(rooms: Rooms) -> str:
     with rooms.blobs.staging("test") as folder:
         (folder / "version").mkdir()
-        write(make_artifact(), folder / "version")
+        write_artifact(make_artifact(), folder / "version")
         return rooms.registry.store(folder / "version")
 
 
@@ -96,7 +96,7 @@ def test_a_job_that_was_cancelled_publishes_nothing(rooms: Rooms) -> None:
 
     with rooms.blobs.staging("test") as folder:
         (folder / "version").mkdir()
-        write(make_artifact(), folder / "version")
+        write_artifact(make_artifact(), folder / "version")
         publish(rooms, job, claim, folder / "version", make_done())
 
     assert "cancelled" == rooms.jobs.get(job.id).status

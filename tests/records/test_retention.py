@@ -16,7 +16,7 @@ from dbos import DBOSClient
 from app.client import NotFound
 from app.errors import NotFound as Gone
 from app.jobs.publish import publish
-from app.learning.artifact import write
+from app.learning.artifact.artifact_files import write_artifact
 from app.records.dataset import RawFile
 from app.records.job import Job
 from app.records.job_report import JobReport
@@ -72,7 +72,7 @@ def make_version(rooms: Rooms, dataset: Any, validation: Any) -> Job:
     spec = {**done.version.spec, "validation": {"fraction": None, "dataset": validation.id}}
     with rooms.blobs.staging("test") as folder:
         (folder / "version").mkdir()
-        sha256 = write(make_artifact(), folder / "version")
+        sha256 = write_artifact(make_artifact(), folder / "version")
         done = replace(done, sha256=sha256, version=replace(done.version, spec=spec))
         publish(rooms, job, claim, folder / "version", done)
     return rooms.jobs.get(job.id)

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.learning.artifact import read
+from app.learning.artifact.artifact_files import load_artifact
 from app.settings import Settings
 from app.storage.blobs import sha256_of
 from app.storage.migrate import migrate
@@ -114,7 +114,7 @@ def opened(data_dir: Path) -> Iterator[sqlite3.Connection]:
             assert sha256 == sha256_of(data_dir / raw)
             assert Path(table).stem == sha256_of(data_dir / table)
         for key, sha256 in database.execute("SELECT key, sha256 FROM versions"):
-            read(data_dir / key, sha256)
+            load_artifact(data_dir / key, sha256)
         yield database
 
 

@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning import evaluation
-from app.learning.encoding.encoder import Encoder, Input
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 from app.learning.encoding.read_cells import table_cells
+from app.learning.evaluation.evaluate import evaluate
 from app.learning.tables.column import Column, match_labels
 from app.learning.tables.table import Table
 from app.learning.tables.table_file import TableFile, write_table
@@ -61,11 +62,11 @@ def test_the_figures_are_those_of_the_table_in_one_piece(rooms: Rooms, tmp_path:
     x = loaded.artifact.encoder.encode(cells)
     logits = np.concatenate([loaded.runtime.logits(x[at : at + BATCH_ROWS]) for at in range(0, len(x), BATCH_ROWS)])
     classes = loaded.artifact.classes
-    assert evaluation.evaluate(logits, truth[chosen]).document(classes) == scores.overall.document(classes)
+    assert evaluate(logits, truth[chosen]).document(classes) == scores.overall.document(classes)
     assert [None, *CATEGORIES] == [value for value, _ in scores.slices]
     for code, (_, figures) in enumerate(scores.slices, -1):
         is_in = whole.column("b").values[chosen] == code
-        assert evaluation.evaluate(logits[is_in], truth[chosen][is_in]).document(classes) == figures.document(classes)
+        assert evaluate(logits[is_in], truth[chosen][is_in]).document(classes) == figures.document(classes)
 
 
 def test_memory_does_not_grow_with_the_columns(rooms: Rooms, tmp_path: Path) -> None:

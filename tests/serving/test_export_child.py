@@ -9,10 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from app.learning import artifact
-from app.learning.encoding.encoder import Encoder, Input
+from app.learning.artifact.artifact import Artifact, GoldenRows, TrainingRecord
+from app.learning.artifact.artifact_files import load_artifact, write_artifact
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 from app.learning.encoding.read_cells import records_cells
-from app.learning.network.architecture import Architecture, OnnxRuntime
+from app.learning.network.architecture import Architecture
+from app.learning.network.onnx_network import OnnxRuntime
 from app.learning.spec import TrainSpec
 from app.serving.export_child import export
 from app.serving.export_messages import ExportRequest, FileFormat
@@ -37,8 +40,10 @@ def publish(folder: Path, inputs: tuple[Input, ...], records: list[dict[str, Any
     weights = {name: np.abs(rng.normal(0, 1, s)).astype(np.float32) for name, s in architecture.shapes().items()}
     columns = {column.name: [record[column.name] for record in records] for column in inputs}
     x = encoder.encode(records_cells(encoder, columns, len(records)))
-    golden = {"records": records, "probabilities": OnnxRuntime(architecture, weights).probabilities(x).tolist()}
-    return artifact.write(artifact.Artifact(architecture, encoder, ("a", "b", "c"), weights, {}, golden), folder)
+    golden = GoldenRows(records, OnnxRuntime(architecture, weights).probabilities(x).tolist())
+    training = TrainingRecord({}, {}, [])
+    made = Artifact(architecture, encoder, ("a", "b", "c"), weights, training, golden)
+    return write_artifact(made, folder)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,7 @@ def test_another_process_reads_the_file_and_gets_the_same_answers(tmp_path: Path
 
     model = keras.saving.load_model(tmp_path / "model.keras")
 
-    golden = artifact.read(tmp_path / "version", sha256).golden["probabilities"]
+    golden = load_artifact(tmp_path / "version", sha256).golden.probabilities
     np.testing.assert_allclose(golden, model.predict(np.array([[2.25, 1.0]]), verbose=0), atol=1e-6)
 
 

@@ -26,7 +26,7 @@ def test_a_version_answers_what_its_network_says(rooms: Rooms) -> None:
     loaded = load(rooms)
     prediction = loaded.predict(Rows({"a": [1.0, -2.5], "b": ["x", "unseen"]}, 2))
 
-    expected = np.array(made.golden["probabilities"][:2], np.float32)
+    expected = np.array(made.golden.probabilities[:2], np.float32)
     assert expected.tobytes() == prediction.probabilities.tobytes()
     assert [made.classes[i] for i in expected.argmax(axis=1)] == prediction.labels
     assert [(1, "b", "unseen_category")] == [(note.row, note.column, note.code) for note in prediction.notes]

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from app.errors import Corrupt, NotFound, Unavailable
-from app.learning.artifact import FILES, MANIFEST, Artifact
+from app.learning.artifact.artifact import Artifact
+from app.learning.artifact.artifact_files import FILES, MANIFEST
 from app.learning.requests.prediction_rows import Rows
 from app.records.ref import Ref
 from app.records.rooms import Rooms
@@ -100,8 +101,8 @@ def test_a_version_whose_files_are_gone_is_refused_by_name(rooms: Rooms) -> None
 
 def with_golden(change: float) -> Artifact:
     made = make_artifact()
-    changed = np.array(made.golden["probabilities"]) + change * np.array([1, -1])
-    return replace(made, golden={**made.golden, "probabilities": changed.tolist()})
+    changed = np.array(made.golden.probabilities) + change * np.array([1, -1])
+    return replace(made, golden=replace(made.golden, probabilities=changed.tolist()))
 
 
 def test_a_version_that_does_not_give_its_golden_predictions_is_refused(rooms: Rooms) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.examples.predictions import PREDICTION
-from app.learning import evaluation
+from app.learning.evaluation.scores import ClassifierScores
 from app.learning.tables.label import Label
 from app.serving.evaluator import Scores
 from app.serving.predictor import LoadedVersion
@@ -43,7 +43,7 @@ class SliceFigures(BaseModel):
     log_loss: float | None
 
     @classmethod
-    def of(cls, value: Label | None, scores: evaluation.Evaluation) -> Self:
+    def of(cls, value: Label | None, scores: ClassifierScores) -> Self:
         """Return the figures of the rows that have this value."""
         figures = {name: getattr(scores, name) for name in cls.model_fields if name != "value"}
         return cls.model_validate({"value": value, **figures})

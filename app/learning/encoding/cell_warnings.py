@@ -1,4 +1,4 @@
-"""What there is to say about single cells: warnings, and what is wrong. Knows no encoder."""
+"""Warnings about single cells, and cells that are refused. Knows no encoder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from app.errors import FAULT_LIMIT, Fault, Invalid
 
+#: warnings that an answer lists
 MAX_WARNINGS = 100
 WarningCode = Literal["unseen_category", "imputed", "out_of_range", "unknown_column", "invalid"]
 
 
 @dataclass(frozen=True)
-class Note:
+class CellWarning:
     """A warning about one cell."""
 
     row: int
@@ -26,7 +27,10 @@ class Note:
 
 
 class CellWarnings:
-    """Warnings in order of rows; kept by column as indices of rows, for a few MB of rows can give millions."""
+    """Warnings in order of rows.
+
+    Kept as indices of rows by column and code, because a few MB of rows can have millions of warnings.
+    """
 
     def __init__(self) -> None:
         self._groups: list[tuple[str, WarningCode, NDArray[np.int32]]] = []
@@ -37,54 +41,58 @@ class CellWarnings:
             self._groups.append((column, code, rows.astype(np.int32)))
 
     def extend(self, other: CellWarnings) -> None:
-        """Add another's warnings."""
+        """Add the warnings of another collection."""
         self._groups += other._groups
 
     def without(self, is_bad: NDArray[np.bool_]) -> CellWarnings:
-        """Give those of the other rows."""
+        """Return the warnings about all rows but the bad ones; `is_bad` is bool (n,)."""
         kept = CellWarnings()
         for column, code, rows in self._groups:
             kept.add(column, code, rows[~is_bad[rows]])
         return kept
 
-    def mark(self, is_noted: NDArray[np.bool_]) -> None:
-        """Set the rows that have a warning."""
+    def mark(self, has_warning: NDArray[np.bool_]) -> None:
+        """Set the elements of `has_warning`, bool (n,), whose rows have a warning."""
         for _, _, rows in self._groups:
-            is_noted[rows] = True
+            has_warning[rows] = True
 
     def __len__(self) -> int:
         return sum(len(rows) for _, _, rows in self._groups)
 
-    def __iter__(self) -> Iterator[Note]:
-        groups = (self._each(*group) for group in self._groups)
-        return heapq.merge(*groups, key=lambda note: note.row)
+    def __iter__(self) -> Iterator[CellWarning]:
+        groups = (self._of_group(*group) for group in self._groups)
+        return heapq.merge(*groups, key=lambda warning: warning.row)
 
     @staticmethod
-    def _each(column: str, code: WarningCode, rows: NDArray[np.int32]) -> Iterator[Note]:
-        return (Note(int(row), column, code) for row in rows)
+    def _of_group(column: str, code: WarningCode, rows: NDArray[np.int32]) -> Iterator[CellWarning]:
+        return (CellWarning(int(row), column, code) for row in rows)
 
 
-class Faults:
-    """What is wrong with rows: the first of each column in words, and all of them as warnings.
+class CellFaults:
+    """Cells that are refused: the first ones of each column in words, and all of them as warnings.
 
     Args:
-        first_row: what the first of these rows is called in words.
+        first_row: the number, in messages, of the first of the rows.
     """
 
     def __init__(self, first_row: int = 0) -> None:
-        self.notes = CellWarnings()
+        self.warnings = CellWarnings()
         self._first_row = first_row
-        self._first: list[Fault] = []
+        self._faults: list[Fault] = []
 
     def add(self, column: str, rows: NDArray[Any], message: Callable[[int, int], str], code: str) -> None:
-        """Add a fault in each of these rows, which ascend; `message` gives its words for a row and what it is called."""
-        self.notes.add(column, "invalid", rows)
+        """Add a fault in each of these rows, which ascend.
+
+        Args:
+            message: returns the words about a row, from its index and its number in messages.
+        """
+        self.warnings.add(column, "invalid", rows)
         for row in rows[:FAULT_LIMIT].tolist():
-            name = row + self._first_row
-            self._first.append(Fault((name, column), message(row, name), code))
+            number = row + self._first_row
+            self._faults.append(Fault((number, column), message(row, number), code))
 
     def check(self) -> None:
-        """Raise `Invalid` where there is one, the first rows first."""
-        if self._first:
-            faults = sorted(self._first, key=lambda fault: int(fault.loc[0]))
+        """Raise `Invalid` where there is a fault, the first rows first."""
+        if self._faults:
+            faults = sorted(self._faults, key=lambda fault: int(fault.loc[0]))
             raise Invalid(faults[0].message, faults)

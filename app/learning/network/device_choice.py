@@ -1,6 +1,6 @@
-"""Which of two runtimes computes how many rows: measured on this machine when a version is loaded, not assumed.
+"""A network on the CPU for few rows and on a GPU for many: from how many rows on is measured when a version is loaded.
 
-A GPU takes as long to be asked as a processor takes for many rows. Knows neither Keras nor ONNX Runtime.
+A GPU takes about as long to start a call as a CPU takes to compute many rows. Knows neither Keras nor ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning.network.architecture import Runtime
+from app.learning.network.runtime import Runtime
 
+#: rows of the calls that are timed
 SIZES = (1, 4, 16, 64, 256, 1024, 4096)
-#: of each size, after one that warms up; the quickest counts
+#: timed calls of each size, after one that warms up; the quickest counts
 TRIALS = 3
-#: where the processor takes longer for a size, larger ones are not tried
+#: larger sizes are not timed where the CPU takes longer than this for one call
 ENOUGH_SECONDS = 0.2
 
 
 class Timing(NamedTuple):
-    """What a number of rows takes on the processor and on the other device, in seconds."""
+    """The seconds that a call with a number of rows takes on the CPU and on the GPU."""
 
     rows: int
     cpu_seconds: float
@@ -33,12 +34,12 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class CpuOrGpuRuntime:
-    """A network on the processor for few rows, and on another device for many.
+    """A network that computes few rows on the CPU and many on the GPU.
 
-    A row has the same bits in whatever company only among those that one device computes.
+    Two answers for one row have the same bits only where the same device computed both.
 
     Args:
-        cpu_rows: the most rows that the processor computes; `sys.maxsize` where it is never slower.
+        cpu_rows: the most rows that the CPU computes; `sys.maxsize` where the CPU is never slower.
     """
 
     cpu: Runtime
@@ -48,7 +49,7 @@ class CpuOrGpuRuntime:
 
     @classmethod
     def measure(cls, cpu: Runtime, gpu: Runtime, inputs: int) -> CpuOrGpuRuntime:
-        """Time both on rows of so many numbers."""
+        """Time both runtimes on rows of `inputs` numbers."""
         timings: list[Timing] = []
         for rows in SIZES:
             x = np.zeros((rows, inputs), np.float32)
@@ -59,38 +60,38 @@ class CpuOrGpuRuntime:
 
     @property
     def device(self) -> str:
-        """Where many rows are computed."""
-        return (self.gpu if self.cpu_rows < sys.maxsize else self.cpu).device
+        """The device that computes many rows."""
+        return self._for(sys.maxsize).device
 
     @property
     def library(self) -> str:
-        """What computes them there."""
-        return (self.gpu if self.cpu_rows < sys.maxsize else self.cpu).library
+        """The library that computes many rows."""
+        return self._for(sys.maxsize).library
 
     def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map float32 (n, d) to class probabilities float32 (n, k)."""
-        return self._of(x).probabilities(x)
+        return self._for(len(x)).probabilities(x)
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map float32 (n, d) to the softmax's inputs, float32 (n, k)."""
-        return self._of(x).logits(x)
+        return self._for(len(x)).logits(x)
 
-    def _of(self, x: NDArray[np.float32]) -> Runtime:
-        return self.cpu if len(x) <= self.cpu_rows else self.gpu
+    def _for(self, rows: int) -> Runtime:
+        return self.cpu if rows <= self.cpu_rows else self.gpu
 
 
 def _seconds(runtime: Runtime, x: NDArray[np.float32]) -> float:
-    took = []
+    seconds = []
     for _ in range(1 + TRIALS):
         began = time.perf_counter()
         runtime.probabilities(x)
-        took.append(time.perf_counter() - began)
-    return min(took[1:])
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
 
 
 def _cpu_rows(timings: Sequence[Timing]) -> int:
-    """Give the largest size at which the processor was not slower; what is larger than all sizes goes as the last one."""
-    quick = [timing.rows for timing in timings if timing.cpu_seconds <= timing.gpu_seconds]
-    if timings[-1].rows in quick:
+    """Return the largest size for which the CPU was not slower; larger sizes than all timed ones go as the last one."""
+    sizes = [timing.rows for timing in timings if timing.cpu_seconds <= timing.gpu_seconds]
+    if timings[-1].rows in sizes:
         return sys.maxsize
-    return max(quick, default=0)
+    return max(sizes, default=0)

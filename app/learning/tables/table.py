@@ -30,7 +30,7 @@ class Table:
     @property
     def names(self) -> list[str]:
         """The columns' names, in order."""
-        return [column.name for column in self.columns]
+        return list(self._by_name)
 
     def column(self, name: str) -> Column:
         """Return a column by name, or raise `KeyError`."""

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning.network.keras_network import read_random_streams, set_random_streams
+from app.learning.network.keras_backend import read_random_streams, set_random_streams
 from app.learning.training.checkpoint import State
 from app.learning.training.loop import Mode, Position
 from app.learning.training.progress_callback import ProgressCallback

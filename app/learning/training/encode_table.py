@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning.encoding.cell_warnings import Faults
+from app.learning.encoding.cell_warnings import CellFaults
 from app.learning.encoding.encoder import Encoder
 from app.learning.encoding.read_cells import table_cells
 from app.learning.tables.table_file import TableFile
@@ -65,7 +65,7 @@ def encode_parts(
         bounds = [np.searchsorted(part.rows, (start, start + size)) for part in parts]
         if not any(first < last for first, last in bounds):
             continue
-        faults = Faults(start)
+        faults = CellFaults(start)
         x = encoder.encode(table_cells(encoder, block, faults), faults=faults)
         faults.check()
         for part, sink, (first, last) in zip(parts, sinks, bounds, strict=True):

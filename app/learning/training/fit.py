@@ -14,8 +14,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from app.learning import evaluation
-from app.learning.network.keras_network import build, get_weights, make_deterministic
+from app.learning.evaluation.evaluate import higher_is_better
+from app.learning.network.keras_backend import make_deterministic
+from app.learning.network.keras_network import build, get_weights
 from app.learning.spec import EarlyStopping, TrainSpec
 from app.learning.training.batches import Source
 from app.learning.training.checkpoint import State
@@ -175,7 +176,7 @@ def _stopping(
         return None
     return keras.callbacks.EarlyStopping(
         monitor=watch.monitor,
-        mode="max" if evaluation.higher_is_better(watch.aim) else "min",
+        mode="max" if higher_is_better(watch.aim) else "min",
         patience=asked.patience,
         min_delta=asked.min_delta,
         restore_best_weights=asked.restore_best_weights,

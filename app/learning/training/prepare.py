@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning.artifact import Artifact
-from app.learning.encoding.encoder import Encoder, fit_encoder
+from app.learning.artifact.artifact import Artifact
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.fit_encoder import fit_encoder
 from app.learning.encoding.read_cells import table_cells
 from app.learning.spec import TrainSpec
 from app.learning.tables.column import Column, match_labels

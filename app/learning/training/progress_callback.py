@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from app.learning import evaluation
+from app.learning.evaluation.evaluate import score
 from app.learning.network.keras_network import network_logits
 from app.learning.training.batches import Examples, sample
 from app.learning.training.events import Epoch, Progress
@@ -47,7 +47,7 @@ class ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
             return optimize
         self._sample = sample(self._task.validation, self._task.classes)
         nothing = np.zeros((self._sample.rows, self._task.classes), np.float32)
-        return "log_loss" if evaluation.score(optimize, nothing, self._sample.y) is None else optimize
+        return "log_loss" if score(optimize, nothing, self._sample.y) is None else optimize
 
     @property
     def elapsed_seconds(self) -> float:
@@ -92,9 +92,9 @@ class ProgressCallback(keras.callbacks.Callback):  # type: ignore[misc]
             seconds = float(self._task.spec.fit.max_seconds or 0)
             raise OutOfTime(f"The run reached its {seconds:g} seconds before the first epoch ended.")
         if self._sample is not None and self.monitor not in logs:
-            score = evaluation.score(self.aim, network_logits(self.model, self._sample.x), self._sample.y)
+            value = score(self.aim, network_logits(self.model, self._sample.x), self._sample.y)
             # logits that are not finite give none
-            logs[self.monitor] = -math.inf if score is None else score
+            logs[self.monitor] = -math.inf if value is None else value
         rate = logs.pop("learning_rate", None)
         seconds = time.monotonic() - self._epoch_began
         rows = (self._step - self._first_step) * int(self._task.spec.fit.batch_size)

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.learning.artifact import Artifact
-from app.learning.encoding.encoder import Encoder, Input
+from app.learning.artifact.artifact import Artifact, GoldenRows
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 from app.learning.network.architecture import Architecture, Dense
 from app.settings import Settings
 from app.wiring import open_rooms
@@ -34,7 +35,7 @@ def network(inputs: tuple[Input, ...], kernel: list[list[float]], classes: tuple
     """Make a network of one layer, whose golden row has nothing but missing values."""
     encoder = Encoder(inputs)
     weights = {"0.kernel": np.array(kernel, np.float32), "0.bias": np.zeros(2, np.float32)}
-    golden = {"records": [{each.name: None for each in inputs}], "probabilities": [[0.5, 0.5]]}
+    golden = GoldenRows([{each.name: None for each in inputs}], [[0.5, 0.5]])
     architecture = Architecture(encoder.width, (Dense(2, "softmax"),))
     made = replace(make_artifact(), encoder=encoder, architecture=architecture, weights=weights)
     return replace(made, classes=classes, golden=golden)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning.encoding.cell_warnings import CellWarnings, Note
-from app.learning.encoding.encoder import Encoder, fit_encoder
+from app.learning.encoding.cell_warnings import CellWarning, CellWarnings
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.fit_encoder import fit_encoder
 from app.learning.encoding.read_cells import records_cells, table_cells
 from app.learning.tables.column import ColumnKind
 from app.learning.tables.incoming_table import TableLimits
@@ -189,10 +190,10 @@ def test_odd_cells_are_noted(tmp_path: Path) -> None:
     encoder.encode(records_cells(encoder, {"a": [None, 2.5, 1], "c": ["z", "x", None]}, 3), notes)
 
     assert {
-        Note(0, "a", "imputed"),
-        Note(1, "a", "out_of_range"),
-        Note(0, "c", "unseen_category"),
-        Note(2, "c", "imputed"),
+        CellWarning(0, "a", "imputed"),
+        CellWarning(1, "a", "out_of_range"),
+        CellWarning(0, "c", "unseen_category"),
+        CellWarning(2, "c", "imputed"),
     } == set(notes)
 
 

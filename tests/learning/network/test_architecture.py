@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.learning.network.architecture import CALL_ROWS, Architecture, Dense, OnnxRuntime, to_onnx
-from app.learning.spec import Activation, TrainSpec, count_parameters
+from app.learning.network.architecture import Architecture, Dense
+from app.learning.network.onnx_network import CALL_ROWS, OnnxRuntime, to_onnx
+from app.learning.spec import ActivationName, TrainSpec, count_parameters
 
-ACTIVATIONS = get_args(Activation)
+ACTIVATIONS = get_args(ActivationName)
 
 
 def architecture(layers: list[dict[str, Any]], inputs: int = 4, classes: int = 3, **network: Any) -> Architecture:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.learning.encoding.encoder import Encoder, Input
-from app.learning.network.architecture import OnnxRuntime
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 from app.learning.network.device_choice import ENOUGH_SECONDS, SIZES, CpuOrGpuRuntime
 from app.learning.network.keras_network import KerasRuntime
+from app.learning.network.onnx_network import OnnxRuntime
 from tests.stored_rows import artifact_of
 
 

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import FitserveError, Invalid, Malformed, TooLarge
-from app.learning.encoding.cell_warnings import CellWarnings, Faults, Note
-from app.learning.encoding.encoder import Encoder, Input
+from app.learning.encoding.cell_warnings import CellFaults, CellWarning, CellWarnings
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 from app.learning.encoding.read_cells import records_cells
 from app.learning.requests.prediction_rows import Rows
 from app.learning.requests.read_rows import read_rows as decode_within
@@ -40,7 +41,7 @@ WORD = Input("wörd", "categorical", "impute", marks_missing=True, categories=CA
 MIXED = Encoder((NUMBER, TRUTH, WORD))
 NUMERIC = Encoder((NUMBER, BARE))
 LIMIT = 100_000
-Answer = tuple[bytes, list[Note], list[Note]]
+Answer = tuple[bytes, list[CellWarning], list[CellWarning]]
 
 text_of_number = st.builds(
     lambda number, left, right: f"{left}{number}{right}",
@@ -92,9 +93,9 @@ def decode(form: str, body: bytes, inputs: list[str]) -> Rows:
 
 
 def answer(encoder: Encoder, rows: Rows) -> Answer:
-    notes, faults = CellWarnings(), Faults()
+    notes, faults = CellWarnings(), CellFaults()
     x = encoder.encode(records_cells(encoder, rows.columns, rows.count, faults), notes, faults)
-    return x.tobytes(), list(notes), list(faults.notes)
+    return x.tobytes(), list(notes), list(faults.warnings)
 
 
 def read(folder: Path, name: str, body: bytes, encoder: Encoder) -> Answer:
@@ -159,7 +160,7 @@ def test_not_a_number_is_missing_in_an_array_and_an_infinite_one_is_refused_in_e
     refused = answer(MIXED, decode("npy", npy(inf), names))
 
     assert missing == answer(MIXED, Rows({name: [None] for name in names}, 1))
-    assert [Note(0, name, "invalid") for name in names] == refused[2]
+    assert [CellWarning(0, name, "invalid") for name in names] == refused[2]
 
 
 def test_the_blanks_that_are_stripped_are_those_of_unicode() -> None:
@@ -302,12 +303,12 @@ def test_bodies_that_are_no_rows_are_refused_with_the_place(
 
 def test_millions_of_warnings_take_little_room() -> None:
     rows = 1_000_000
-    notes, faults = CellWarnings(), Faults()
+    notes, faults = CellWarnings(), CellFaults()
 
     NUMERIC.encode(records_cells(NUMERIC, {"number": [True] * rows}, rows, faults), notes, faults)
 
-    assert (rows, rows) == (len(notes), len(faults.notes))
-    assert [Note(0, "bare", "imputed"), Note(1, "bare", "imputed")] == [*islice(notes, 2)]
+    assert (rows, rows) == (len(notes), len(faults.warnings))
+    assert [CellWarning(0, "bare", "imputed"), CellWarning(1, "bare", "imputed")] == [*islice(notes, 2)]
     with pytest.raises(Invalid, match="got a boolean in row 0") as caught:
         faults.check()
     assert [(row, "number") for row in range(20)] == [fault.loc for fault in caught.value.faults]

@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 
 from app.client import Client, Job
 from app.errors import Invalid
-from app.learning import artifact, evaluation
+from app.learning.artifact.artifact import weights_sha256
+from app.learning.artifact.artifact_files import load_artifact
 from app.learning.encoding.read_cells import records_cells
-from app.learning.network import keras_network
-from app.learning.network.architecture import Architecture, OnnxRuntime
+from app.learning.evaluation.evaluate import score
+from app.learning.network import keras_backend
+from app.learning.network.architecture import Architecture
 from app.learning.network.keras_network import KerasRuntime
+from app.learning.network.onnx_network import OnnxRuntime
 from app.learning.training import checkpoint, fit
 from app.learning.training.batches import Examples
 from app.learning.training.events import LoopChosen
@@ -128,7 +131,7 @@ def test_early_stopping_keeps_the_best_weights() -> None:
     logits = OnnxRuntime(Architecture.from_spec(spec, D, K), found.weights).logits(noise.x)
     assert "early_stopping" == found.stopped
     assert losses.index(min(losses)) == len(losses) - 3
-    assert min(losses) == pytest.approx(evaluation.score("log_loss", logits, noise.y), abs=1e-5)
+    assert min(losses) == pytest.approx(score("log_loss", logits, noise.y), abs=1e-5)
 
 
 @pytest.mark.parametrize("interrupted_after", [1, 3])
@@ -154,7 +157,7 @@ def test_a_run_taken_up_again_ends_as_one_left_alone(tmp_path: Path, interrupted
     again = fit.fit(Task(architecture, spec, TRAIN, HELD_OUT, lambda _event: None), saved)
 
     assert (interrupted_after, 0) == (saved.facts["epoch"], saved.facts["step"])
-    assert artifact.weights_sha256(alone.weights) == artifact.weights_sha256(again.weights)
+    assert weights_sha256(alone.weights) == weights_sha256(again.weights)
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
         assert [entry[name] for entry in alone.history] == [entry[name] for entry in again.history]
 
@@ -162,13 +165,13 @@ def test_a_run_taken_up_again_ends_as_one_left_alone(tmp_path: Path, interrupted
 def test_ten_runs_give_the_same_bits() -> None:
     spec = resolved(**FULL, fit={"epochs": 2})
 
-    assert 1 == len({artifact.weights_sha256(run(spec, validation=HELD_OUT).weights) for _ in range(10)})
+    assert 1 == len({weights_sha256(run(spec, validation=HELD_OUT).weights) for _ in range(10)})
 
 
 def test_deterministic_operations_train() -> None:
     # in a process of its own, which stays so
     code = (
-        "from tests.learning.training.test_fit import resolved, run; from app.learning.artifact import weights_sha256;"
+        "from tests.learning.training.test_fit import resolved, run; from app.learning.artifact.artifact import weights_sha256;"
         "spec = resolved(fit={'deterministic': True});"
         "print(len({weights_sha256(run(spec).weights) for _ in range(2)}))"
     )
@@ -199,15 +202,13 @@ def test_a_child_trains_a_version_that_every_backend_here_serves(tmp_path: Path)
     done = ended(messages)
     environment = done.version.environment
     assert (BACKEND, LOOP) == (environment["backend"], environment["loop"])
-    made = artifact.read(tmp_path / "version", done.sha256)
-    records = made.golden["records"]
-    columns = {name: [record[name] for record in records] for name in records[0]}
-    x = made.encoder.encode(records_cells(made.encoder, columns, len(records)))
-    assert made.golden["probabilities"] == OnnxRuntime(made.architecture, made.weights).probabilities(x).tolist()
+    made = load_artifact(tmp_path / "version", done.sha256)
+    x = made.encoder.encode(records_cells(made.encoder, made.golden.columns, len(made.golden.records)))
+    assert made.golden.probabilities == OnnxRuntime(made.architecture, made.weights).probabilities(x).tolist()
     answer = (
         "import json, sys; from pathlib import Path; import numpy as np;"
-        "from app.learning import artifact; from app.learning.network.keras_network import KerasRuntime;"
-        f"made = artifact.read(Path({str(tmp_path / 'version')!r}), {done.sha256!r});"
+        "from app.learning.artifact.artifact_files import load_artifact; from app.learning.network.keras_network import KerasRuntime;"
+        f"made = load_artifact(Path({str(tmp_path / 'version')!r}), {done.sha256!r});"
         f"x = np.array({x.tolist()!r}, np.float32);"
         "runtime = KerasRuntime(made.architecture, made.weights, 'cpu');"
         "print(json.dumps([runtime.library, runtime.probabilities(x).tolist()]))"
@@ -215,13 +216,13 @@ def test_a_child_trains_a_version_that_every_backend_here_serves(tmp_path: Path)
     for backend in (BACKEND, *OTHERS):
         library, found = json.loads(in_another_process(answer, KERAS_BACKEND=backend))
         assert f"keras-{backend}" == library
-        np.testing.assert_allclose(made.golden["probabilities"], found, atol=1e-5)
+        np.testing.assert_allclose(made.golden.probabilities, found, atol=1e-5)
 
 
 def test_a_child_computes_the_same_bits_on_one_core_and_on_all(tmp_path: Path) -> None:
     code = (
         "import app.jobs.training_child; import numpy as np; from tests.learning.training.test_fit import resolved, run;"
-        "from app.learning.artifact import weights_sha256; from app.learning.training.batches import Examples;"
+        "from app.learning.artifact.artifact import weights_sha256; from app.learning.training.batches import Examples;"
         "rng = np.random.default_rng(0); x = rng.normal(0, 1, (1024, 300)).astype(np.float32);"
         "train = Examples(x, rng.integers(0, 3, 1024).astype(np.int32));"
         "spec = resolved(network={'layers': [{'units': 512}, {'units': 256}]}, fit={'epochs': 1, 'batch_size': 512});"
@@ -238,7 +239,7 @@ def test_a_child_computes_the_same_bits_on_one_core_and_on_all(tmp_path: Path) -
 def test_a_gpu_trains_where_there_is_one_and_is_refused_elsewhere(tmp_path: Path) -> None:
     request = prepare(tmp_path, {"device": "gpu", "fit": {"epochs": 2}})
 
-    if keras_network.has_gpu():
+    if keras_backend.has_gpu():
         assert "gpu:0" == train(request).version.environment["device"]
     else:
         with pytest.raises(Invalid, match=r"Expected a GPU that .* can use for device 'gpu', got none"):
@@ -247,14 +248,14 @@ def test_a_gpu_trains_where_there_is_one_and_is_refused_elsewhere(tmp_path: Path
 
 def test_running_out_of_memory_is_told_from_other_troubles() -> None:
     code = (
-        "import keras; from app.learning.network.keras_network import is_out_of_memory\n"
+        "import keras; from app.learning.network.keras_backend import is_out_of_memory\n"
         "try: keras.ops.ones((2**22, 2**22), dtype='float32')\n"
         "except Exception as error: print(is_out_of_memory(error))"
     )
 
     # with oneDNN TensorFlow hopes for memory for ten seconds
     assert "True" == in_another_process(code, TF_ENABLE_ONEDNN_OPTS="0")
-    assert not keras_network.is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not keras_backend.is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 def test_the_child_imports_no_other_backend() -> None:

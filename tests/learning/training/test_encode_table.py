@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.errors import Invalid
-from app.learning.encoding.encoder import Encoder, fit_encoder
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.fit_encoder import fit_encoder
 from app.learning.encoding.read_cells import table_cells
 from app.learning.tables.column import Column
 from app.learning.tables.incoming_table import TableLimits

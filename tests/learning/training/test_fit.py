@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.learning import evaluation
-from app.learning.network.architecture import Architecture, OnnxRuntime
-from app.learning.network.keras_network import KerasRuntime, build, is_out_of_memory
+from app.learning.evaluation.evaluate import evaluate, higher_is_better, score
+from app.learning.network.architecture import Architecture
+from app.learning.network.keras_backend import is_out_of_memory
+from app.learning.network.keras_network import KerasRuntime, build
+from app.learning.network.onnx_network import OnnxRuntime
 from app.learning.spec import TrainSpec
 from app.learning.training import fit
 from app.learning.training.batches import Examples
@@ -256,12 +258,12 @@ def test_early_stopping_keeps_the_best_weights_by_what_is_optimized(optimize: st
 
     name = {"log_loss": "val_loss", "accuracy": "val_accuracy"}.get(optimize, f"val_{optimize}")
     scores = [float(entry[name] or 0) for entry in found.history]
-    best = max(scores) if evaluation.higher_is_better(optimize) else min(scores)
+    best = max(scores) if higher_is_better(optimize) else min(scores)
     runtime = OnnxRuntime(Architecture.from_spec(spec, D, K), found.weights)
     assert "early_stopping" == found.stopped
     assert 3 <= len(found.history) < 30
     assert scores.index(best) == len(scores) - 3
-    assert best == pytest.approx(evaluation.score(optimize, runtime.logits(noise.x), noise.y), abs=1e-5)
+    assert best == pytest.approx(score(optimize, runtime.logits(noise.x), noise.y), abs=1e-5)
 
 
 def test_the_last_weights_stay_where_the_best_are_not_asked_for() -> None:
@@ -271,7 +273,7 @@ def test_the_last_weights_stay_where_the_best_are_not_asked_for() -> None:
     found = run(spec, validation=HELD_OUT)
 
     runtime = OnnxRuntime(Architecture.from_spec(spec, D, K), found.weights)
-    last = evaluation.score("log_loss", runtime.logits(HELD_OUT.x), HELD_OUT.y)
+    last = score("log_loss", runtime.logits(HELD_OUT.x), HELD_OUT.y)
     assert found.history[-1]["val_loss"] == pytest.approx(last, abs=1e-5)
 
 
@@ -339,7 +341,7 @@ def test_loss_and_accuracy_are_those_of_keras_evaluate(network: dict[str, Any]) 
     theirs = model.evaluate(HELD_OUT.x, keras.utils.to_categorical(HELD_OUT.y, K), verbose=0)
 
     logits = OnnxRuntime(architecture, found.weights).logits(HELD_OUT.x)
-    ours = evaluation.evaluate(logits, HELD_OUT.y, label_smoothing=0.1, penalty=architecture.penalty(found.weights))
+    ours = evaluate(logits, HELD_OUT.y, label_smoothing=0.1, penalty=architecture.penalty(found.weights))
     assert theirs == pytest.approx([ours.loss, ours.accuracy], abs=1e-5)
 
 

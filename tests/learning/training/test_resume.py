@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.learning.artifact import weights_sha256
+from app.learning.artifact.artifact import weights_sha256
 from app.learning.network.architecture import Architecture, Dense
 from app.learning.spec import TrainSpec
 from app.learning.training import fit

@@ -13,8 +13,10 @@ import pytest
 from safetensors.numpy import save
 
 from app.errors import Corrupt
-from app.learning.artifact import FILES, MANIFEST, Artifact, read, weights_sha256, write
-from app.learning.encoding.encoder import Encoder, Input
+from app.learning.artifact.artifact import Artifact, GoldenRows, TrainingRecord, weights_sha256
+from app.learning.artifact.artifact_files import FILES, MANIFEST, load_artifact, write_artifact
+from app.learning.encoding.encoder import Encoder
+from app.learning.encoding.inputs import Input
 from app.learning.network.architecture import Architecture, Dense
 
 ARCHITECTURE = Architecture(2, (Dense(3, "relu"), Dense(2, "softmax")))
@@ -35,8 +37,8 @@ def artifact(**changes: Any) -> Artifact:
         "encoder": ENCODER,
         "classes": ("no", "yes"),
         "weights": WEIGHTS,
-        "training": {"spec": {"target": "t"}, "metrics": {}},
-        "golden": {"records": [{"é": 0.1, "c": "a"}], "probabilities": [[0.25, 0.75]]},
+        "training": TrainingRecord({"target": "t"}, {}, []),
+        "golden": GoldenRows([{"é": 0.1, "c": "a"}], [[0.25, 0.75]]),
     }
     return Artifact(**parts | changes)
 
@@ -62,7 +64,7 @@ def sign(folder: Path, **documents: bytes) -> str:
 def test_a_version_is_read_as_it_was_written(folder: Path, classes: tuple[Any, ...]) -> None:
     made = artifact(classes=classes)
 
-    found = read(folder, write(made, folder))
+    found = load_artifact(folder, write_artifact(made, folder))
 
     assert (made.architecture, made.encoder, made.classes) == (found.architecture, found.encoder, found.classes)
     assert [type(label) for label in made.classes] == [type(label) for label in found.classes]
@@ -75,17 +77,17 @@ def test_a_version_is_read_as_it_was_written(folder: Path, classes: tuple[Any, .
 def test_the_same_version_has_the_same_digest(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
 
-    assert write(artifact(), folder) == write(artifact(), tmp_path / "other")
+    assert write_artifact(artifact(), folder) == write_artifact(artifact(), tmp_path / "other")
 
 
 def test_a_number_that_json_has_no_word_for_is_never_written(folder: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        write(artifact(training={"loss": float("nan")}), folder)
+        write_artifact(artifact(training=TrainingRecord({}, {"train": {"loss": float("nan")}}, [])), folder)
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_any_flipped_bit_is_refused(folder: Path, name: str) -> None:
-    sha256 = write(artifact(), folder)
+    sha256 = write_artifact(artifact(), folder)
     body = (folder / name).read_bytes()
     bits = random.Random(name).sample(range(8 * len(body)), 40)
 
@@ -95,29 +97,29 @@ def test_any_flipped_bit_is_refused(folder: Path, name: str) -> None:
         (folder / name).write_bytes(flipped)
 
         with pytest.raises(Corrupt):
-            read(folder, sha256)
+            load_artifact(folder, sha256)
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_a_file_that_is_cut_longer_or_absent_is_refused(folder: Path, name: str) -> None:
-    sha256 = write(artifact(), folder)
+    sha256 = write_artifact(artifact(), folder)
     body = (folder / name).read_bytes()
 
     for changed in (body[:-1], body + b"\0", b""):
         (folder / name).write_bytes(changed)
         with pytest.raises(Corrupt, match="manifest"):
-            read(folder, sha256)
+            load_artifact(folder, sha256)
     (folder / name).unlink()
     with pytest.raises(Corrupt, match=f"File {name} of the version cannot be read"):
-        read(folder, sha256)
+        load_artifact(folder, sha256)
 
 
 def test_another_versions_manifest_is_refused(folder: Path) -> None:
-    sha256 = write(artifact(), folder)
-    write(artifact(classes=("a", "b")), folder)
+    sha256 = write_artifact(artifact(), folder)
+    write_artifact(artifact(classes=("a", "b")), folder)
 
     with pytest.raises(Corrupt, match="Expected a manifest of SHA-256"):
-        read(folder, sha256)
+        load_artifact(folder, sha256)
 
 
 @pytest.mark.parametrize(
@@ -133,11 +135,11 @@ def test_another_versions_manifest_is_refused(folder: Path) -> None:
     ids=["absent", "added", "transposed", "flat", "float64", "int32"],
 )
 def test_weights_that_the_architecture_does_not_imply_are_refused(folder: Path, weights: Any) -> None:
-    write(artifact(), folder)
+    write_artifact(artifact(), folder)
     sha256 = sign(folder, **{"weights.safetensors": save(weights)})
 
     with pytest.raises(Corrupt, match="not those that the architecture implies"):
-        read(folder, sha256)
+        load_artifact(folder, sha256)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +159,11 @@ def test_weights_that_the_architecture_does_not_imply_are_refused(folder: Path, 
     ],
 )
 def test_a_signed_file_of_another_make_is_refused(folder: Path, name: str, body: bytes) -> None:
-    write(artifact(), folder)
+    write_artifact(artifact(), folder)
     sha256 = sign(folder, **{name: body})
 
     with pytest.raises(Corrupt):
-        read(folder, sha256)
+        load_artifact(folder, sha256)
 
 
 def test_the_digest_of_the_weights_tells_values_names_and_shapes_apart() -> None:

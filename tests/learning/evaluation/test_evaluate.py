@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from app.learning import evaluation
+from app.learning.evaluation.evaluate import SCORES, evaluate, higher_is_better, score
+from app.learning.evaluation.softmax import Softmax
 
 Rows = tuple[NDArray[np.float64], NDArray[np.int32]]
 
@@ -47,7 +48,7 @@ def mean_roc_auc(p: NDArray[np.float64], y: NDArray[np.int32]) -> float | None:
 
 def probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
     """The probabilities that the scores rank by, bit for bit, so that rounding breaks no tie differently."""
-    by_class = evaluation._Softmax(logits)
+    by_class = Softmax(logits)
     p = np.stack([by_class.column(c) for c in range(logits.shape[1])], axis=1)
 
     assert p == pytest.approx(softmax(logits.astype(np.float64), axis=1), abs=1e-12)
@@ -61,7 +62,7 @@ def assert_as_reference(logits: NDArray[Any], y: NDArray[np.int32]) -> None:
     log_p = log_softmax(logits.astype(np.float64), axis=1)
     p = probabilities(logits)
 
-    found = evaluation.evaluate(logits, y)
+    found = evaluate(logits, y)
 
     assert found.rows == len(y)
     assert found.accuracy == pytest.approx(reference.accuracy_score(y, predicted))
@@ -78,9 +79,9 @@ def assert_as_reference(logits: NDArray[Any], y: NDArray[np.int32]) -> None:
     assert np.array(entries) == pytest.approx(np.stack(columns, axis=1))
     assert [c.index for c in found.per_class] == labels
     assert sum(entry.count for entry in found.bins) == len(y)
-    for name in evaluation.SCORES:
+    for name in SCORES:
         field = {"roc_auc": "roc_auc_ovr"}.get(name, name)
-        assert evaluation.score(name, logits, y) == pytest.approx(getattr(found, field), abs=1e-12)
+        assert score(name, logits, y) == pytest.approx(getattr(found, field), abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -103,7 +104,7 @@ def test_whole_functions_of_scikit_learn_agree_where_all_classes_occur() -> None
     logits, y = random_rows(400, 4, seed=1)
     p = softmax(logits, axis=1)
 
-    found = evaluation.evaluate(logits, y)
+    found = evaluate(logits, y)
 
     assert found.log_loss == pytest.approx(reference.log_loss(y, p))
     assert found.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(y, logits.argmax(1)))
@@ -114,7 +115,7 @@ def test_whole_functions_of_scikit_learn_agree_where_all_classes_occur() -> None
 def test_two_classes_have_the_area_of_the_binary_curve() -> None:
     logits, y = random_rows(300, 2, seed=2)
 
-    area = evaluation.score("roc_auc", logits, y)
+    area = score("roc_auc", logits, y)
 
     assert area == pytest.approx(reference.roc_auc_score(y, softmax(logits, axis=1)[:, 1]))
 
@@ -123,7 +124,7 @@ def test_rows_of_several_slices_give_the_scores_of_one_pass() -> None:
     # more cells than are worked on at once
     logits, y = random_rows(300_000, 5, seed=3)
 
-    found = evaluation.evaluate(logits, y)
+    found = evaluate(logits, y)
 
     p = softmax(logits.astype(np.float64), axis=1)
     of_truth = p[np.arange(len(y)), y]
@@ -139,14 +140,14 @@ def test_top_k_accuracy_is_kerass_for_the_k_it_states(k: int, top_k: int) -> Non
     logits, y = random_rows(200, k, seed=k)
     hits = keras.metrics.sparse_top_k_categorical_accuracy(y, logits.astype(np.float32), k=top_k)
 
-    found = evaluation.evaluate(logits.astype(np.float32), y)
+    found = evaluate(logits.astype(np.float32), y)
 
     assert found.top_k == top_k
     assert found.top_k_accuracy == pytest.approx(float(np.mean(keras.ops.convert_to_numpy(hits))))
 
 
 def test_equal_logits_go_to_the_first_class_and_all_count_as_top_k() -> None:
-    found = evaluation.evaluate(np.zeros((4, 8)), np.array([0, 1, 7, 7]))
+    found = evaluate(np.zeros((4, 8)), np.array([0, 1, 7, 7]))
 
     assert found.accuracy == 0.25
     assert found.top_k_accuracy == 1.0
@@ -157,12 +158,12 @@ def test_equal_logits_go_to_the_first_class_and_all_count_as_top_k() -> None:
 def test_extreme_logits_have_a_finite_loss() -> None:
     logits = np.array([[500, -500, 0], [-500, 500, 0], [-500, 0, 500]], np.float32)
 
-    found = evaluation.evaluate(logits, np.array([1, 1, 2]), label_smoothing=0.1)
+    found = evaluate(logits, np.array([1, 1, 2]), label_smoothing=0.1)
 
     assert found.log_loss == pytest.approx(1000 / 3)
     assert found.loss == pytest.approx(0.9 * 1000 / 3 + 0.1 * 500)
     assert found.brier == pytest.approx(2 / 3)
-    assert evaluation.score("log_loss", logits, np.array([1, 1, 2])) == pytest.approx(1000 / 3)
+    assert score("log_loss", logits, np.array([1, 1, 2])) == pytest.approx(1000 / 3)
 
 
 @pytest.mark.filterwarnings("error")
@@ -174,27 +175,27 @@ def test_logits_that_are_not_finite_give_strict_json(odd: float, column: int, la
     y[:3] = [0, 1, 2]
     logits[0, column] = odd
 
-    found = evaluation.evaluate(logits, y, label_smoothing=label_smoothing)
+    found = evaluate(logits, y, label_smoothing=label_smoothing)
 
     json.dumps(found.document("abc"), allow_nan=False)
     if math.isnan(odd):
         assert found.loss is found.log_loss is found.brier is found.roc_auc_ovr is found.ece is None
-    for name in evaluation.SCORES:
-        value = evaluation.score(name, logits, y)
+    for name in SCORES:
+        value = score(name, logits, y)
         assert value is None or math.isfinite(value)
 
 
 @pytest.mark.filterwarnings("error")
 def test_no_rows_have_no_scores() -> None:
-    found = evaluation.evaluate(np.empty((0, 3), np.float32), np.empty(0, np.int32))
+    found = evaluate(np.empty((0, 3), np.float32), np.empty(0, np.int32))
 
     assert (found.rows, found.loss, found.accuracy, found.roc_auc_ovr, found.ece) == (0, None, None, None, None)
     assert found.confusion_matrix.tolist() == [[0] * 3] * 3
-    assert all(evaluation.score(name, np.empty((0, 3)), np.empty(0, np.int32)) is None for name in evaluation.SCORES)
+    assert all(score(name, np.empty((0, 3)), np.empty(0, np.int32)) is None for name in SCORES)
 
 
 def test_one_class_alone_has_no_area_under_a_curve() -> None:
-    assert evaluation.score("roc_auc", np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([1, 1])) is None
+    assert score("roc_auc", np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([1, 1])) is None
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -216,18 +217,18 @@ def test_loss_and_accuracy_are_what_keras_evaluate_gives(smoothing: float, l2: f
     expected = model.evaluate(x, keras.utils.to_categorical(y, 3), batch_size=32, verbose=0, return_dict=True)
     penalty = l2 / scale**2 * float(np.square(kernel.astype(np.float64)).sum())
 
-    found = evaluation.evaluate(x @ kernel + bias, y, label_smoothing=smoothing, penalty=penalty)
+    found = evaluate(x @ kernel + bias, y, label_smoothing=smoothing, penalty=penalty)
 
     assert found.loss == pytest.approx(expected["loss"], rel=1e-5)
     assert found.accuracy == pytest.approx(expected["accuracy"], abs=1e-6)
-    assert found.log_loss == evaluation.score("log_loss", x @ kernel + bias, y)
+    assert found.log_loss == score("log_loss", x @ kernel + bias, y)
 
 
 def test_calibration_compares_confidence_with_accuracy_in_bins_closed_above() -> None:
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.55, 0.45], [1.0, 1e-30]])
     y = np.array([0, 1, 0, 0])
 
-    found = evaluation.evaluate(np.log(p), y)
+    found = evaluate(np.log(p), y)
 
     filled = {i: b for i, b in enumerate(found.bins) if b.count}
     assert list(filled) == [8, 13, 14]
@@ -241,7 +242,7 @@ def test_calibration_compares_confidence_with_accuracy_in_bins_closed_above() ->
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below() -> None:
-    found = evaluation.evaluate(np.zeros((1, 3)), np.array([0]))
+    found = evaluate(np.zeros((1, 3)), np.array([0]))
 
     assert [i for i, entry in enumerate(found.bins) if entry.count] == [4]
 
@@ -249,7 +250,7 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below() -> None:
 def test_the_document_carries_the_labels_as_they_were_posted() -> None:
     logits, y = random_rows(50, 3, seed=6)
 
-    document = evaluation.evaluate(logits, y).document([5, "b", 7])
+    document: Any = evaluate(logits, y).document([5, "b", 7])
 
     assert [entry["class"] for entry in document["per_class"]] == [5, "b", 7]
     assert document["confusion_matrix"]["classes"] == [5, "b", 7]
@@ -270,18 +271,18 @@ def test_the_document_carries_the_labels_as_they_were_posted() -> None:
 )
 def test_rows_that_do_not_fit_are_refused(logits: NDArray[np.float64], y: NDArray[np.int64]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        evaluation.evaluate(logits, y)
+        evaluate(logits, y)
     with pytest.raises(ValueError, match="expected"):
-        evaluation.score("accuracy", logits, y)
+        score("accuracy", logits, y)
 
 
 def test_only_a_lower_log_loss_is_better() -> None:
-    assert [name for name in evaluation.SCORES if not evaluation.higher_is_better(name)] == ["log_loss"]
-    assert set(evaluation.SCORES) == {"log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"}
+    assert [name for name in SCORES if not higher_is_better(name)] == ["log_loss"]
+    assert set(SCORES) == {"log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"}
 
 
 def test_an_unknown_score_is_a_key_error() -> None:
     with pytest.raises(KeyError):
-        evaluation.score("auc", np.zeros((1, 2)), np.array([0]))
+        score("auc", np.zeros((1, 2)), np.array([0]))
     with pytest.raises(KeyError):
-        evaluation.higher_is_better("auc")
+        higher_is_better("auc")
