@@ -95,7 +95,7 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("learning.network.onnx_network",),
     "onnx": ("learning.network.onnx_network",),
     "sqlalchemy": ("records", "storage"),
-    "sqlite3": ("cli.main", "records.backup", "storage.database"),
+    "sqlite3": ("cli.main", "records.backup", "records.restore", "storage.database"),
     "alembic": ("storage.migrate", "storage.migrations"),
     "obstore": ("storage.blobs",),
     "simdjson": ("fast_path.parse",),

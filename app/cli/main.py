@@ -97,11 +97,11 @@ def backup(settings: Settings, file: BackupFile) -> None:
 @with_settings
 def restore(settings: Settings, file: BackupFile) -> None:
     """Put a backup into a data directory that holds no data yet."""
-    from app.records import backup
+    from app.records import backup, restore
 
     with _exit_on(FitserveError, OSError, sqlite3.Error):
         database = backup.database_file_of(settings.resolved_database_url)
-        counts = backup.restore(file, database, settings.resolved_store)
+        counts = restore.restore(file, database, settings.resolved_store)
     typer.echo(f"{settings.data_dir}: {counts['datasets']} data sets, {counts['versions']} versions")
 
 

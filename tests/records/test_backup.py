@@ -27,8 +27,9 @@ import pytest
 from app.client import ApiError, Client
 from app.errors import Corrupt, Invalid, Unavailable
 from app.learning.artifact.artifact_files import load_artifact
-from app.records.backup import backup, restore
+from app.records.backup import backup
 from app.records.dataset import ParsedTable
+from app.records.restore import restore
 from app.records.rooms import Rooms
 from app.storage.blobs import LocalBlobs
 from app.storage.migrate import migrate
