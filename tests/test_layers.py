@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("errors", "ingest", "jobs", "learning", "metrics", "records", "serving", "settings", "storage"),
         "system",
     },
-    # they also start child processes; no child process knows the database
+    # these rooms start child processes, which know no database: see below
     "serving": {"errors", "learning", "records", "system"},
     "jobs": {"errors", "learning", "records", "storage", "system"},
     "ingest": {"errors", "learning", "records", "storage", "system"},
@@ -180,6 +180,16 @@ def test_a_library_has_one_address(library: str) -> None:
 
     assert users, f"nobody imports {library}"
     assert set() == {module for module in users if not is_at(module, ADDRESSES[library])}
+
+
+@pytest.mark.parametrize("child", ["jobs.training_child", "ingest.parser_child", "serving.export_child"])
+def test_no_child_process_knows_the_database(child: str) -> None:
+    reached, ahead = set(), {child}
+    while ahead:
+        reached |= ahead
+        ahead = {module for name in ahead for module in own_imports(name)} - reached
+
+    assert set() == rooms_of(reached) & {"records", "storage"}
 
 
 def test_learning_knows_neither_sql_nor_http() -> None:

@@ -31,8 +31,6 @@ NOT_YET: dict[str, set[str]] = {
     "fast_path": ALL,
     "server": ALL,
     # work
-    "jobs": ALL,
-    "ingest": ALL,
     "serving": ALL,
     "scenarios": ALL,
     # tables and networks
@@ -44,10 +42,8 @@ NOT_YET: dict[str, set[str]] = {
     "http": ALL,
     "metrics": ALL,
     # shared by all
-    "system": ALL,
     "settings": ALL,
     "errors": ALL,
-    "logs": ALL,
     "wiring": ALL,
     "names": ALL,
     # measurements
