@@ -24,7 +24,13 @@ from app.api import (
     training,
 )
 from app.api.auth import PUBLIC, authorize
-from app.api.protocols import model_repository, open_inference, tensorflow_serving
+from app.api.protocols import (
+    model_configuration,
+    model_repository,
+    model_statistics,
+    open_inference,
+    tensorflow_serving,
+)
 from app.http.gate import LOOPBACK_HOSTS, RequestGate
 from app.metrics.request_durations import Tally
 from app.wiring import Services
@@ -73,7 +79,7 @@ def create_app(services: Services, lifespan: Lifespan | None = None, tally: Tall
     )
     app.state.services = services
     # the address of all statistics is that of a model, too
-    protocols = (tensorflow_serving, model_repository, open_inference)
+    protocols = (tensorflow_serving, model_repository, model_statistics, model_configuration, open_inference)
     for module in (datasets, models, training, jobs, predictions, evaluations, *protocols, keys, operations, docs):
         app.include_router(module.router)
     error_handlers.install(app)

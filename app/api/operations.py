@@ -6,7 +6,7 @@ import asyncio
 import platform
 from contextlib import suppress
 from importlib import metadata
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -17,7 +17,8 @@ from app import __version__
 from app.api.auth import PUBLIC
 from app.api.deps import ServicesDep
 from app.api.examples.media import TEXT, media
-from app.api.openapi import documented
+from app.api.openapi import UNCHECKED, documented
+from app.api.schemas.operations import Readiness, System
 from app.errors import NotReady, Unavailable
 from app.metrics.request_durations import Tally, TallyReader
 from app.records.job_status import JobStatus
@@ -34,18 +35,26 @@ async def livez() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", summary="Does it serve?", openapi_extra=PUBLIC, responses=documented(422, is_public=True))
+@router.get(
+    "/readyz",
+    response_model=UNCHECKED,
+    summary="Does it serve?",
+    openapi_extra=PUBLIC,
+    responses=documented(422, is_public=True),
+)
 async def readyz(
     services: ServicesDep,
     verbose: Annotated[bool, Query(description="Say how the database and the workers are, too.")] = False,
-) -> dict[str, Any]:
+) -> Readiness:
     """Answer 200 from the end of start-up until draining begins."""
     if services.is_draining:
         raise NotReady("The service is stopping.")
-    answer: dict[str, Any] = {"status": "ready"}
+    answer: Readiness = {"status": "ready"}
     if services.settings.insecure_no_auth and not services.settings.needs_key:
         answer["warning"] = "served without keys: insecure_no_auth"
-    return answer | {"checks": await asyncio.to_thread(_checks, services)} if verbose else answer
+    if verbose:
+        answer["checks"] = await asyncio.to_thread(_checks, services)
+    return answer
 
 
 def _checks(services: Services) -> dict[str, str]:
@@ -74,8 +83,8 @@ def own_page() -> bytes:
     return generate_latest(REGISTRY)
 
 
-@router.get("/api/v1/system", summary="What this system is", responses=documented())
-def get_system(services: ServicesDep) -> dict[str, Any]:
+@router.get("/api/v1/system", response_model=UNCHECKED, summary="What this system is", responses=documented())
+def get_system(services: ServicesDep) -> System:
     """Give versions, devices, limits, the queue, the workers, and which loaded model computes where."""
     settings = services.settings
     counts = services.rooms.jobs.counts()
@@ -95,12 +104,12 @@ def get_system(services: ServicesDep) -> dict[str, Any]:
 
 
 def _installed() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in LIBRARIES:
         # any one of Keras's backends is enough
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def open_meter(services: Services, tally: Tally) -> MeterProvider:

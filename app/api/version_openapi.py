@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from app import __version__
 from app.http.media_types import JSON
-from app.records.version import Version
+from app.learning.tables.label import Label
+from app.records.version import InputDescription, Version
 
 #: a document, or a part of it
 Document = dict[str, object]
@@ -89,7 +87,7 @@ def _text(version: Version) -> str:
     return f"Made {version.created_at} by job {version.job_id}; it never changes.{figure} Served by fitserve {__version__}."
 
 
-def _cell(each: Mapping[str, Any]) -> Document:
+def _cell(each: InputDescription) -> Document:
     """Describe what a column takes; a category that is not listed is answered too, with a warning."""
     missing = [{"type": "null"}] if each["missing"] == "impute" else []
     if each["kind"] == "categorical":
@@ -103,7 +101,7 @@ def _cell(each: Mapping[str, Any]) -> Document:
     }
 
 
-def _value(each: Mapping[str, Any]) -> Any:
+def _value(each: InputDescription) -> Label | None:
     if each["kind"] == "categorical":
         return next(iter(each["categories"]), None)
     return True if each["kind"] == "boolean" else each["min"] / 2 + each["max"] / 2

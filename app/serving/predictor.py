@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import TooLarge
 from app.learning.artifact.artifact import Artifact
-from app.learning.encoding.cell_warnings import MAX_WARNINGS, CellFaults, CellWarnings
+from app.learning.encoding.cell_warnings import MAX_WARNINGS, CellFaults, CellWarning, CellWarnings
 from app.learning.encoding.read_cells import records_cells
 from app.learning.network.runtime import Runtime
 from app.learning.requests.prediction_rows import Rows
@@ -107,6 +106,6 @@ class Prediction:
         return order
 
 
-def shown_notes(notes: CellWarnings) -> tuple[list[dict[str, Any]], int]:
-    """Give at most 100 warnings as plain JSON, in order of rows, and how many there are in all."""
-    return [asdict(note) for note in islice(notes, MAX_WARNINGS)], len(notes)
+def shown_notes(notes: CellWarnings) -> tuple[list[CellWarning], int]:
+    """Return the first `MAX_WARNINGS` warnings, in order of rows, and how many there are in all."""
+    return list(islice(notes, MAX_WARNINGS)), len(notes)

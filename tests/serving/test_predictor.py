@@ -49,7 +49,7 @@ def test_at_most_a_hundred_warnings_are_shown_in_order_of_rows_and_all_are_count
     shown, count = shown_notes(prediction.notes)
 
     assert (MAX_WARNINGS, 300) == (len(shown), count)
-    assert [note["row"] for note in shown] == sorted(note["row"] for note in shown)
+    assert [note.row for note in shown] == sorted(note.row for note in shown)
 
 
 def test_a_wrong_value_is_refused_with_its_row_and_column(rooms: Rooms) -> None:

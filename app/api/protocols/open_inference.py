@@ -6,7 +6,6 @@ Source: Open Inference Protocol, inference_rest.md; Triton's http_server.cc; KSe
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -14,9 +13,10 @@ from app import __version__
 from app.api.deps import ServicesDep
 from app.api.examples.media import BYTES, OBJECT, media
 from app.api.examples.predictions import INFER
-from app.api.openapi import documented_plainly, takes
+from app.api.openapi import UNCHECKED, documented_plainly, takes
 from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
 from app.api.run_prediction import TimedVersion, admitted
+from app.api.schemas.open_inference import DATATYPES, ModelMetadata, ModelReady, ServerMetadata
 from app.errors import Invalid, NotReady
 from app.http.media_types import BINARY, JSON
 from app.http.protocol_errors import OPEN_INFERENCE
@@ -28,13 +28,11 @@ router = APIRouter(prefix=OPEN_INFERENCE, tags=["Open Inference Protocol"])
 
 WAYS = (MODEL, NUMBER)
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
-#: by the kind of a column; numbers of any datatype are taken
-DATATYPES = {"numeric": "FP64", "boolean": "BOOL", "categorical": "BYTES"}
 _JSON_LENGTH = "Inference-Header-Content-Length"
 
 
-@router.get("", summary="Get the server's metadata", responses=documented_plainly())
-async def get_server() -> dict[str, Any]:
+@router.get("", response_model=UNCHECKED, summary="Get the server's metadata", responses=documented_plainly())
+async def get_server() -> ServerMetadata:
     """Give the name, the version and the extensions of the protocol that are spoken."""
     return {"name": "fitserve", "version": __version__, "extensions": list(EXTENSIONS)}
 
@@ -60,8 +58,16 @@ def list_served(services: ServicesDep) -> dict[str, list[str]]:
     return {"models": [model.name for model in every_model(services.rooms.registry)]}
 
 
-@each_way(router, "GET", "", WAYS, summary="Get a model's metadata", responses=documented_plainly(400, 404))
-def get_served(request: Request, services: ServicesDep) -> dict[str, Any]:
+@each_way(
+    router,
+    "GET",
+    "",
+    WAYS,
+    response_model=UNCHECKED,
+    summary="Get a model's metadata",
+    responses=documented_plainly(400, 404),
+)
+def get_served(request: Request, services: ServicesDep) -> ModelMetadata:
     """Give the inputs, one for each column, and the outputs of a version, and which versions there are."""
     version = services.rooms.registry.resolve(named(request))
     model = services.rooms.registry.get(version.model)
@@ -81,8 +87,16 @@ def get_served(request: Request, services: ServicesDep) -> dict[str, Any]:
     }
 
 
-@each_way(router, "GET", "/ready", WAYS, summary="Is a model ready?", responses=documented_plainly(400, 404))
-def get_served_ready(request: Request, services: ServicesDep) -> dict[str, Any]:
+@each_way(
+    router,
+    "GET",
+    "/ready",
+    WAYS,
+    response_model=UNCHECKED,
+    summary="Is a model ready?",
+    responses=documented_plainly(400, 404),
+)
+def get_served_ready(request: Request, services: ServicesDep) -> ModelReady:
     """Load a version where it is not in memory, and answer 200 where it can be asked; 503 where it is damaged."""
     loaded = services.version_cache.get(named(request))
     return {"name": loaded.version.model, "ready": True}

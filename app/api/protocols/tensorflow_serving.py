@@ -5,18 +5,26 @@ Source: TensorFlow Serving, g3doc/api_rest.md and model_servers/http_rest_api_ut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ServicesDep
 from app.api.examples.media import OBJECT, json_body, media
-from app.api.openapi import Success, documented_plainly, takes
+from app.api.openapi import UNCHECKED, Success, documented_plainly, takes
 from app.api.protocols.version_paths import LABEL, MODEL, NUMBER, each_way, every_model, named
 from app.api.run_prediction import TimedVersion, admitted
+from app.api.schemas.tensorflow_serving import (
+    ErrorStatus,
+    ModelMetadata,
+    ModelStatus,
+    Signature,
+    TensorInfo,
+    TensorShape,
+    VersionStatus,
+)
 from app.errors import Invalid
 from app.http.media_types import JSON
 from app.http.protocol_errors import TENSORFLOW_SERVING
@@ -113,13 +121,21 @@ def list_names(services: ServicesDep) -> dict[str, list[str]]:
     return {"models": [model.name for model in every_model(services.rooms.registry)]}
 
 
-@each_way(router, "GET", "/metadata", WAYS, summary="Get a version's signature", responses=documented_plainly(400, 404))
-def get_signature(request: Request, services: ServicesDep) -> dict[str, Any]:
+@each_way(
+    router,
+    "GET",
+    "/metadata",
+    WAYS,
+    response_model=UNCHECKED,
+    summary="Get a version's signature",
+    responses=documented_plainly(400, 404),
+)
+def get_signature(request: Request, services: ServicesDep) -> ModelMetadata:
     """Give the inputs, one for each column, and the output of a version."""
     version = services.rooms.registry.resolve(named(request))
     inputs = {each["name"]: _tensor(each["name"], _TYPES[each["kind"]], -1) for each in version.document["inputs"]}
     outputs = {"probabilities": _tensor("probabilities", "DT_FLOAT", -1, len(version.document["classes"]))}
-    signature = {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
+    signature: Signature = {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
     return {
         "model_spec": {"name": version.model, "signature_name": "", "version": str(version.version)},
         # named twice: the message of that name has a field of that name
@@ -127,35 +143,49 @@ def get_signature(request: Request, services: ServicesDep) -> dict[str, Any]:
     }
 
 
-def _tensor(name: str, dtype: str, *sizes: int) -> dict[str, Any]:
-    shape = {"dim": [{"size": str(size), "name": ""} for size in sizes], "unknown_rank": False}
+def _tensor(name: str, dtype: str, *sizes: int) -> TensorInfo:
+    shape: TensorShape = {"dim": [{"size": str(size), "name": ""} for size in sizes], "unknown_rank": False}
     return {"dtype": dtype, "tensor_shape": shape, "name": f"{SIGNATURE}_{name}:0"}
 
 
-@each_way(router, "GET", "", (NUMBER, LABEL), summary="Get a version's status", responses=documented_plainly(400, 404))
-def get_version_status(request: Request, services: ServicesDep) -> dict[str, Any]:
+@each_way(
+    router,
+    "GET",
+    "",
+    (NUMBER, LABEL),
+    response_model=UNCHECKED,
+    summary="Get a version's status",
+    responses=documented_plainly(400, 404),
+)
+def get_version_status(request: Request, services: ServicesDep) -> ModelStatus:
     """Say whether a version answers: it is loaded when it is first asked."""
-    return _status(services, [services.rooms.registry.resolve(named(request))])
+    return {"model_version_status": [_status(services, services.rooms.registry.resolve(named(request)))]}
 
 
-@each_way(router, "GET", "", (MODEL,), summary="Get a model's status", responses=documented_plainly(400, 404))
-def get_model_status(request: Request, services: ServicesDep) -> dict[str, Any]:
+@each_way(
+    router,
+    "GET",
+    "",
+    (MODEL,),
+    response_model=UNCHECKED,
+    summary="Get a model's status",
+    responses=documented_plainly(400, 404),
+)
+def get_model_status(request: Request, services: ServicesDep) -> ModelStatus:
     """Say whether each version answers, newest first, and as KServe's V1 protocol does whether the model is ready."""
     model = services.rooms.registry.get(named(request).model)
     default = [version for version in model.versions if version.version == model.default_version]
     is_ready = any(not services.version_cache.is_broken(version) for version in default)
-    return {"name": model.name, "ready": is_ready, **_status(services, model.versions)}
+    versions = [_status(services, version) for version in model.versions]
+    return {"name": model.name, "ready": is_ready, "model_version_status": versions}
 
 
-def _status(services: Services, versions: Iterable[Version]) -> dict[str, Any]:
-    found = []
-    for version in versions:
-        is_broken = services.version_cache.is_broken(version)
-        error = {"error_code": "DATA_LOSS", "error_message": "Its files are damaged."}
-        status = error if is_broken else {"error_code": "OK", "error_message": ""}
-        state = "END" if is_broken else "AVAILABLE"
-        found.append({"version": str(version.version), "state": state, "status": status})
-    return {"model_version_status": found}
+def _status(services: Services, version: Version) -> VersionStatus:
+    is_broken = services.version_cache.is_broken(version)
+    error: ErrorStatus = {"error_code": "DATA_LOSS", "error_message": "Its files are damaged."}
+    ok: ErrorStatus = {"error_code": "OK", "error_message": ""}
+    state = "END" if is_broken else "AVAILABLE"
+    return {"version": str(version.version), "state": state, "status": error if is_broken else ok}
 
 
 async def _answer(request: Request, services: Services, write: Callable[[bytes, TimedVersion], bytes]) -> Response:
