@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Sequence
 from datetime import datetime
@@ -48,6 +49,8 @@ class JobQueue:
 
                 # lazy: the caller has just spoken to the database, or is about to
                 self._opened = DBOSClient(system_database_url=self._url, serializer=PORTABLE, lazy=True)
+                # The objects of the import stay: each search for garbage among them would keep requests waiting.
+                gc.freeze()
             return self._opened
 
     def enqueue(self, connection: Connection, workflow_id: str, job_id: str) -> None:
