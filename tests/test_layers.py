@@ -63,12 +63,13 @@ _OF_SEVERAL_ROUTES = {"uploads", "run_prediction", "event_stream", "version_open
 _OF_ALL_ROUTES = {"deps", "auth", "openapi", "error_handlers", "spool", "multipart", "request_body"}
 #: the rooms inside `api`, likewise; no module of routes imports another one
 INSIDE_API: dict[str, set[str]] = {
-    "app": _ROUTES | {"auth", "error_handlers", "openapi"},
+    "app": _ROUTES | {"auth", "error_handlers", "gauges", "openapi"},
     **dict.fromkeys(_ROUTES, _OF_SEVERAL_ROUTES | _OF_ALL_ROUTES | {"schemas", "examples"}),
     "uploads": {"request_body", "spool"},
     "run_prediction": {"request_body"},
     "event_stream": {"deps"},
     "version_openapi": set(),
+    "gauges": set(),
     "openapi": {"auth", "schemas", "examples"},
     "auth": {"deps"},
     "deps": {"error_handlers", "request_body"},

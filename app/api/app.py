@@ -24,6 +24,7 @@ from app.api import (
     training,
 )
 from app.api.auth import PUBLIC, authorize
+from app.api.gauges import open_meter
 from app.api.protocols import (
     model_configuration,
     model_repository,
@@ -61,7 +62,7 @@ def create_app(services: Services, lifespan: Lifespan | None = None, tally: Tall
         "logs": False,
         "operation_spans": False,
         "auto_configure": False,
-        "meter_provider": operations.open_meter(services, tally or Tally()),
+        "meter_provider": open_meter(services, tally or Tally()),
     }
     app = FastAPI(
         title="fitserve",
