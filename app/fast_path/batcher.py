@@ -150,9 +150,8 @@ class Batcher:
             request = self._waiting.popleft()
             self._rows -= request.row_count
             self._cells -= request.cell_count
-            expired = self._lane.overdue(request.entered)
-            if expired is not None:
-                attempt(request.on_result, expired)
+            if self._lane.is_late(request.entered):
+                attempt(request.on_result, self._lane.expiry())
                 continue
             cells += request.cell_count
             rows += request.row_count
@@ -192,7 +191,7 @@ class Batcher:
     def _compute(self, batch: Batch) -> tuple[NDArray[np.float32], float] | None:
         """Compute in a thread; return when that began, too: other calls may have kept the thread. None where it is too late for all."""
         began = time.perf_counter()
-        return None if self._lane.is_over(batch.requests[-1].entered) else (self._network(batch.x), began)
+        return None if self._lane.is_late(batch.requests[-1].entered) else (self._network(batch.x), began)
 
     def _end(self, batch: Batch, call: asyncio.Future[tuple[NDArray[np.float32], float] | None]) -> None:
         self._running -= 1

@@ -1,4 +1,4 @@
-"""What there is one of on a data directory, however many processes serve it: the worker, large uploads, the sweep."""
+"""Work that there is once on a data directory, however many processes serve it: the worker, large uploads, the sweep."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from app.wiring import Services
 
 logger = logging.getLogger(__name__)
 
+#: longest time that the worker takes to stop
 WORKER_STOP_SECONDS = 8.0
-#: how often it looks for large uploads that other processes took
-INTAKE_SECONDS = 1.0
+#: how often this process looks for large uploads that other processes took
+UPLOAD_SECONDS = 1.0
 
 
 class BackgroundWork:
@@ -33,11 +34,11 @@ class BackgroundWork:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do it for as long as the block runs."""
+        """Run the work for as long as the block runs."""
         services = self._services
         settings = services.settings
-        # one process is told of what it took itself
-        work = [services.background_parser.run(INTAKE_SECONDS if settings.processes > 1 else None), self._sweep()]
+        # a process that serves alone is told of each large upload by its own routes
+        work = [services.background_parser.run(UPLOAD_SECONDS if settings.processes > 1 else None), self._sweep()]
         if settings.workers:
             work.append(self._worker.run())
         tasks = [asyncio.create_task(each) for each in work]
@@ -54,7 +55,7 @@ class BackgroundWork:
         self._worker.terminate()
 
     async def _sweep(self) -> None:
-        """Fail jobs that no worker would take up, and remove what is older than the settings keep it, now and then."""
+        """Every `sweep_seconds`, fail jobs that no worker would take up, and remove what is older than the settings keep it."""
         settings, rooms = self._services.settings, self._services.rooms
         policy = retention.Policy.of(settings)
         while True:
@@ -64,12 +65,12 @@ class BackgroundWork:
             except (Unavailable, StorageFull) as error:
                 logger.warning("sweep put off: %s", error)
             except Exception:
-                # the next one may do better, and nothing else depends on it
+                # the next sweep may succeed, and nothing else depends on this one
                 logger.exception("sweep failed")
             await asyncio.sleep(settings.sweep_seconds)
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Give this process's environment with every setting in it, for a child process."""
-    given = {f"FITSERVE_{name.upper()}": value for name, value in settings.model_dump().items()}
-    return {**os.environ, **{name: str(value) for name, value in given.items() if value is not None}}
+    """Return this process's environment with every setting in it, for a child process."""
+    variables = {f"FITSERVE_{name.upper()}": value for name, value in settings.model_dump().items()}
+    return {**os.environ, **{name: str(value) for name, value in variables.items() if value is not None}}

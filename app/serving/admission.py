@@ -1,4 +1,4 @@
-"""Admission: who starts at once, who waits for a place, and who is told to come back. Knows nothing of HTTP.
+"""Admission: which requests start at once, which wait for a place, and which are refused. Knows nothing of HTTP.
 
 Each kind of work has a lane with places of its own, so that a flood of one kind takes nothing from another.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,80 +16,80 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from app.errors import Busy
+from app.serving.retry_after import RetryAfter
 
 T = TypeVar("T")
 
-#: how much all before count beside one who ends, in how often one does
-_EARLIER = 0.99
-#: nobody is sent away for longer
-_LONGEST_RETRY_SECONDS = 60
 
+class _Waiting(NamedTuple):
+    """A request in the queue.
 
-class _Turn(NamedTuple):
-    """One in the queue, whose turn has come when there are fewer than so many at work."""
+    Args:
+        admitted: ends when the request has a place.
+        limit: the request gets a place when fewer than `limit` requests have one.
+    """
 
-    come: asyncio.Future[None]
-    most: int
+    admitted: asyncio.Future[None]
+    limit: int
 
 
 class Lane:
     """Places for one kind of work, and a queue before them; for the tasks of one event loop.
 
+    A request has a place while it works: `place` waits for one, and `work` does so for one piece of work in a thread. A request
+    of the fast path is in the lane without a place, from `enter` to `leave`: it never waits in the queue, and counts against
+    the limit like the others.
+
     Args:
-        name: what there are too many of, in the plural.
-        places: how many are at work at once.
-        waiting: how many may wait for a place.
-        seconds: how long one may wait and work.
+        name: of the kind of work, in the plural.
+        places: requests that work at once; the lane has as many threads.
+        waiting: requests that may wait for a place.
+        seconds: longest time that a request waits and works.
     """
 
     def __init__(self, name: str, places: int, waiting: int, seconds: float) -> None:
         self.name = name
-        #: how many have a place, or wait at the threads
+        self.places = places
+        #: requests with a place, or that wait for a thread with `work`
         self.running = 0
-        #: how many are there without a place, for work that never waits
+        #: requests between `enter` and `leave`
         self.passing = 0
-        #: how many were sent away because the queue was full, and how many were given up because their time was over
+        #: requests refused because the lane was full, and requests given up because their time was over
         self.refused = self.expired = 0
-        self.places, self._most, self._seconds = places, places + waiting, seconds
-        self._queue: deque[_Turn] = deque()
-        #: when the last one ended, or the last place was taken; then the seconds that it took until so many ended, of late
-        self._since = self._seconds_of_late = self._ends_of_late = 0.0
-        # threads of its own: work that waits for a shared one would wait for other lanes
+        self._limit, self._seconds = places + waiting, seconds
+        self._queue: deque[_Waiting] = deque()
+        self._retry_after = RetryAfter()
+        # threads of the lane's own: work that waits for a shared thread would wait for other lanes
         self._threads = ThreadPoolExecutor(places, name)
 
     @property
     def at_work(self) -> int:
-        """How many hold a place, or need none."""
+        """The number of requests that work."""
         return min(self.running, self.places) + self.passing
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place, or at the threads for one."""
+        """The number of requests that wait, for a place or for a thread."""
         return len(self._queue) + max(self.running - self.places, 0)
 
     @property
-    def retry_seconds(self) -> int:
-        """When those who are here now will be done, at the rate of late; whole seconds, at least 1."""
-        each = self._seconds_of_late / self._ends_of_late if self._ends_of_late else 0
-        return min(max(math.ceil(self.present * each), 1), _LONGEST_RETRY_SECONDS)
-
-    @property
     def present(self) -> int:
-        """How many are here, at work or waiting."""
+        """The number of requests that work or wait."""
         return self.running + self.passing + len(self._queue)
 
     @property
     def is_full(self) -> bool:
-        """Whether one who came now could not even wait."""
-        return self.present >= self._most
+        """Whether one more request would be refused."""
+        return self.present >= self._limit
 
     def refusal(self) -> Busy:
-        """Count and make the error of one who came to a full lane."""
+        """Count a request that came to a full lane, and return its error."""
         self.refused += 1
-        return Busy(f"Expected at most {self._most} {self.name} at once; try again later.", self.retry_seconds)
+        detail = f"Expected at most {self._limit} {self.name} at once; try again later."
+        return Busy(detail, self._retry_after.seconds(self.present))
 
     def check(self) -> None:
-        """Refuse one who could not even wait: to be asked before a body is read.
+        """Refuse a request for which the lane is full; call this before the request's body is read.
 
         Raises:
             Busy: the lane is full.
@@ -99,85 +98,82 @@ class Lane:
             raise self.refusal()
 
     def enter(self) -> float | None:
-        """Begin at once, without a place, what never waits; gives the time, for `leave`, or None where the lane is full."""
-        here, now = self.present, time.perf_counter()
-        if here >= self._most:
+        """Let a request begin at once, without a place; return the time, or None where the lane is full."""
+        present = self.present
+        if present >= self._limit:
             return None
-        if here == self.places - 1:
-            self._since = now
+        self._note_beginning(present)
         self.passing += 1
-        return now
+        return time.perf_counter()
 
     def leave(self, *, has_ended: bool = True) -> None:
-        """End what began so.
+        """Let a request go that entered.
 
         Args:
-            has_ended: it does not come again by another way.
+            has_ended: False where the request comes again, by its route.
         """
         if has_ended:
-            self._note_end()
+            self._note_completion()
         self.passing -= 1
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Hold a place, after those who came before.
+        """Hold a place, after the requests that came before.
 
         Raises:
-            Busy: the queue is full; or the time is over, and what the block awaits was cancelled.
+            Busy: the lane is full; or the request's time is over, and what the block awaits was cancelled.
         """
         self.check()
-        if self.present == self.places - 1:
-            self._since = time.perf_counter()
+        self._note_beginning(self.present)
         async with self._held(self._seconds, self.places):
             yield
 
     async def work(self, work: Callable[[], T], entered: float) -> T:
-        """Work on a thread, after those who came before, for one who entered so; it ends with the work.
+        """Work in a thread for a request that entered, after the requests that came before. The request then has left.
 
-        One for each place waits at the threads: one that waited for the event loop, which is busy with whoever is refused, would
-        leave its thread idle.
+        One request for each place waits at the threads, not in the queue: a thread whose next request had to be handed over by
+        the event loop, which is busy with refusals, would stay idle.
+
+        Args:
+            entered: the time that `enter` returned.
 
         Raises:
-            Busy: the time is over.
+            Busy: the request's time is over.
         """
         self.passing -= 1
-        if self.is_over(entered):
+        if self.is_late(entered):
             raise self.expiry()
         async with self._held(entered + self._seconds - time.perf_counter(), 2 * self.places):
             return await self.run(work)
 
     @asynccontextmanager
-    async def _held(self, seconds: float, most: int) -> AsyncIterator[None]:
+    async def _held(self, seconds: float, limit: int) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(seconds) as limit:
-                await self._wait(most)
+            async with asyncio.timeout(seconds) as time_out:
+                await self._take_place(limit)
                 try:
                     yield
                 finally:
-                    self._note_end()
+                    self._note_completion()
                     self._pass_on()
         except TimeoutError as error:
-            if not limit.expired():
+            if not time_out.expired():
                 raise
             raise self.expiry() from error
 
-    def overdue(self, entered: float) -> Busy | None:
-        """Count and make the error of one who entered so long ago that its time is over, else give None."""
-        return self.expiry() if self.is_over(entered) else None
-
-    def is_over(self, entered: float) -> bool:
-        """Tell whether the time of one who entered then is over; from any thread."""
+    def is_late(self, entered: float) -> bool:
+        """Return whether the time of a request that entered then is over; any thread may call this."""
         return time.perf_counter() > entered + self._seconds
 
     def expiry(self) -> Busy:
-        """Count and make the error of one whose time is over."""
+        """Count a request whose time is over, and return its error."""
         self.expired += 1
         detail = f"Expected {self.name} that wait and work for at most {self._seconds:g} seconds; try again later."
-        return Busy(detail, self.retry_seconds)
+        return Busy(detail, self._retry_after.seconds(self.present))
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Work on a thread of the lane's own; to be awaited at a place."""
-        # what is logged there has the request's id
+        """Work in a thread of the lane; the caller has a place."""
+        # lines that the work logs have the request's id
         context = contextvars.copy_context()
         return asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
 
@@ -185,38 +181,40 @@ class Lane:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _note_end(self) -> None:
-        # what ends while there are places says nothing of how many can
-        if self.present >= self.places:
-            now = time.perf_counter()
-            self._seconds_of_late = self._seconds_of_late * _EARLIER + now - self._since
-            self._ends_of_late = self._ends_of_late * _EARLIER + 1
-            self._since = now
+    def _note_beginning(self, present: int) -> None:
+        if present == self.places - 1:
+            self._retry_after.start()
 
-    async def _wait(self, most: int) -> None:
-        if self.running < most and not self._queue:
+    def _note_completion(self) -> None:
+        if self.present >= self.places:
+            self._retry_after.count_completion()
+
+    async def _take_place(self, limit: int) -> None:
+        """Wait until fewer than `limit` requests have a place, and take one."""
+        if self.running < limit and not self._queue:
             self.running += 1
             return
-        turn = _Turn(asyncio.get_running_loop().create_future(), most)
-        self._queue.append(turn)
+        waiting = _Waiting(asyncio.get_running_loop().create_future(), limit)
+        self._queue.append(waiting)
         try:
-            await turn.come
+            await waiting.admitted
         except asyncio.CancelledError:
-            if turn.come.cancelled():
+            if waiting.admitted.cancelled():
                 with suppress(ValueError):
-                    self._queue.remove(turn)
+                    self._queue.remove(waiting)
             else:
-                # it was handed a place while its time ran out
+                # the request got a place while its time ran out
                 self._pass_on()
             raise
 
     def _pass_on(self) -> None:
+        """End the hold on a place, and admit the next requests of the queue."""
         self.running -= 1
-        while self._queue and self.running < self._queue[0].most:
-            come = self._queue.popleft().come
-            if not come.done():
+        while self._queue and self.running < self._queue[0].limit:
+            admitted = self._queue.popleft().admitted
+            if not admitted.done():
                 self.running += 1
-                come.set_result(None)
+                admitted.set_result(None)
 
 
 @dataclass(frozen=True)
