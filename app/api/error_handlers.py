@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from app.errors import Busy, Fault, FitserveError, Invalid, Malformed, Unavailable
 from app.http.problems import CODES, STATUSES, problem
-from app.http.protocol_errors import is_plain, nowhere
+from app.http.protocol_errors import describe_unknown_path, is_of_other_protocol
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ def install(app: FastAPI) -> None:
         if error.status_code == 405:
             headers["Allow"] = _allowed(request)
         status, detail = error.status_code, _DETAILS.get(error.status_code, str(error.detail))
-        if status == 404 and is_plain(request.scope["path"]):
-            status, detail = nowhere(request.method, request.scope["path"])
+        if status == 404 and is_of_other_protocol(request.scope["path"]):
+            status, detail = describe_unknown_path(request.method, request.scope["path"])
         return _problem(request, status, CODES.get(status, "invalid"), detail, (), headers)
 
     async def slow(request: Request, _error: Exception) -> Response:

@@ -20,7 +20,7 @@ from app.api.schemas.keys import KeyIn
 from app.api.schemas.models import AliasIn, ModelOut
 from app.api.schemas.predictions import PredictionOut
 from app.http.media_types import JSON, PROBLEM
-from app.http.protocol_errors import is_plain
+from app.http.protocol_errors import is_of_other_protocol
 from app.learning.spec import TrainSpec
 
 #: FastAPI's type of `responses`
@@ -102,7 +102,7 @@ def _complete_schemas(schemas: dict[str, Any]) -> None:
 
 
 def _complete_operation(operation: dict[str, Any], method: str, route: Any) -> None:
-    if is_plain(str(route.path_format)):
+    if is_of_other_protocol(str(route.path_format)):
         # FastAPI documents 422 by itself; these protocols answer 400 instead
         operation["responses"].pop("422", None)
     elif method != "GET":

@@ -21,6 +21,6 @@ def attempt(step: Callable[[*Ts], T], *arguments: *Ts) -> T | None:
     except FitserveError:
         return None
     except Exception:
-        # A fault of the fast path must not lose a request that the route can answer, nor the other requests of a batch.
+        # a fault of the fast path must not lose a request that the route can answer, nor the other requests of a batch
         logger.exception("the fast path failed")
         return None

@@ -97,7 +97,7 @@ class Batcher:
         self._lane = lane
         per_row = max(multiplications, 1)
         self._loop_rows = min(LOOP_MULTIPLICATIONS // per_row, cpu_rows)
-        # Another device computes many rows as quickly as few.
+        # another device computes many rows as quickly as few
         self._most_rows = CALL_MULTIPLICATIONS // per_row if cpu_rows == sys.maxsize else sys.maxsize
         self._waiting: deque[Pending] = deque()
         #: rows and cells of the requests that wait
@@ -123,7 +123,7 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self._call)
 
     def _may_call(self) -> bool:
-        # A full call waits at the threads for one of them: a busy event loop would leave the thread idle.
+        # a full call waits at the threads for one of them: a busy event loop would leave the thread idle
         ahead = self._running - self._lane.places
         is_full = self._rows >= self._most_rows or self._cells >= CALL_CELLS
         return ahead < 0 or (ahead == 0 and is_full)
@@ -137,7 +137,7 @@ class Batcher:
         elif len(batch.x) > self._loop_rows:
             self._start(batch)
         else:
-            # All requests may have a fault: then there is no row.
+            # all requests may have a fault: then there is no row
             probabilities = attempt(self._network, batch.x) if len(batch.x) else batch.x
             _deliver(batch, probabilities, began)
         self._plan()

@@ -44,7 +44,7 @@ class BufferedTransport:
     def _flush(self) -> None:
         if self._parts:
             parts, self._parts, self._size = self._parts, [], 0
-            # A client that has gone away reads nothing.
+            # a client that has gone away reads nothing
             if not self._transport.is_closing():
                 self._transport.write(b"".join(parts))
 

@@ -90,7 +90,7 @@ class Native:
 
     def write(self, version: FastVersion, result: Result, _details: None) -> Response:
         """Write the native JSON object."""
-        return Response(version.line, JSON, version.answers.write(result.probabilities, result.best, result.warnings))
+        return Response(version.line, JSON, version.writer.write(result.probabilities, result.best, result.warnings))
 
     def answer_long(
         self, version: FastVersion, loaded: LoadedVersion, body: bytes, watch: Stopwatch
@@ -106,7 +106,7 @@ class Native:
             watch.end("input")
             found = version.compute(rows)
             watch.end("infer")
-            text = None if found is None else version.answers.write(*found)
+            text = None if found is None else version.writer.write(*found)
         elif self.form == "json":
             with _READING:
                 cells = read_rows(self.form, body, version.names, 0)

@@ -52,7 +52,7 @@ class FastPath:
         self._lookup = VersionLookup(services.version_cache)
         self._versions: WeakKeyDictionary[LoadedVersion, FastVersion] = WeakKeyDictionary()
         self._heads = KnownHeads()
-        # The event loop itself keeps no task alive.
+        # the event loop itself keeps no task alive
         self._tasks = set[asyncio.Task[None]]()
 
     def read_head(self, path: bytes, headers: Headers, on_response: OnResponse) -> Request | None:
@@ -61,11 +61,11 @@ class FastPath:
         Args:
             path: as it came, with its query.
         """
-        # The keys are read before the caller's key is looked up: they may change meanwhile.
+        # the keys are read before the caller's key is looked up: they may change meanwhile
         keys = self._services.keys.known
         named = dict(headers)
         found = find_format(path, named)
-        # A header that came twice, and an encoded body, are for the route.
+        # a header that came twice, and an encoded body, are for the route
         if found is None or len(named) != len(headers) or b"content-encoding" in named:
             return None
         if not self._is_short(named.get(b"content-length", b"0")) or not self._is_allowed(named):
@@ -78,7 +78,7 @@ class FastPath:
         return Request(head, identify(named), time.perf_counter(), on_response)
 
     def _is_short(self, length: bytes) -> bool:
-        # Python refuses to read thousands of digits.
+        # Python refuses to read thousands of digits
         return length.isdigit() and len(length) < 20 and int(length) <= self.most_bytes
 
     def _is_allowed(self, headers: dict[bytes, bytes]) -> bool:
@@ -188,7 +188,7 @@ class FastPath:
             self._finish(request, response)
 
     def _leave(self, request: Request, response: Response | Busy | None) -> None:
-        # A request that the route answers ends there.
+        # a request that the route answers ends there
         self._lane.leave(has_ended=response is not None)
         self._finish(request, response)
 

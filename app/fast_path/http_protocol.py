@@ -82,7 +82,7 @@ class FastHttpProtocol(HttpToolsProtocol):
             self.cycle = request
 
     def _is_plain(self) -> bool:
-        # Only an idle HTTP/1.1 keep-alive connection takes the fast path; uvicorn handles the rest.
+        # only an idle HTTP/1.1 keep-alive connection takes the fast path; uvicorn handles the rest
         parser = self.parser
         return (
             (self.cycle is None or self.cycle.response_complete)
@@ -123,7 +123,7 @@ class FastHttpProtocol(HttpToolsProtocol):
         self._fast_path.answer(request)
 
     def _respond(self, request: Request, response: Response | Busy | None) -> None:
-        # Without this, the connection and the request would keep each other in memory.
+        # without this, the connection and the request would keep each other in memory
         del request.on_response
         if response is None:
             self._hand_over(request)
@@ -193,7 +193,7 @@ class FastHttpProtocol(HttpToolsProtocol):
         cycle.disconnected = request.disconnected or self.transport.is_closing()
         if request.parts or request.is_whole or cycle.disconnected:
             cycle.message_event.set()
-        # Another request may have come behind this one.
+        # another request may have come behind this one
         if self.cycle is request:
             self.cycle = cycle
         self._start_asgi_task(cycle, self.config.loaded_app)

@@ -15,23 +15,24 @@ from app.learning.requests.json_with_nan import parse_json_with_nan
 from app.learning.requests.open_inference import RequestedOutput, read_outputs
 from app.learning.requests.open_inference_tensors import NUMBERS
 
-#: JSON before a matrix that is known again, at most so long
+#: longest JSON before a matrix that is kept to be recognised, in bytes
 MAX_KNOWN_BYTES = 2048
 
 
 def read_matrix(
     body: bytes, json_bytes: int | None, inputs: Sequence[str], reader: MatrixReader
 ) -> tuple[Matrix, tuple[str | None, tuple[RequestedOutput, ...]]] | None:
-    """Read a request whose one tensor is of numbers in all columns, without a Python object for each.
+    """Read a request whose one tensor is a matrix of numbers in all columns, without a Python object for each number.
 
     Args:
-        json_bytes, inputs: as in `read_infer`.
+        json_bytes, inputs: as in `read_infer_request`.
 
     Returns:
-        The rows (n, columns), NaN where one is missing, and the id and the outputs; or None where `read_infer` has to.
+        The rows (n, columns), NaN where a number is missing, and the id and the outputs; None where `read_infer_request` has to
+        read the body.
 
     Raises:
-        Invalid: the outputs are none.
+        Invalid: the outputs are none that the protocol has.
     """
     if json_bytes is not None:
         read_head = _read_known_head if json_bytes <= MAX_KNOWN_BYTES else _read_head
@@ -66,10 +67,10 @@ def _read_known_head(text: bytes, inputs: tuple[str, ...]) -> _MatrixHead | None
 def _read_head(text: bytes, inputs: tuple[str, ...]) -> _MatrixHead | None:
     """Read the JSON before a matrix in bytes."""
     document = parse_json_with_nan(text)
-    given, request_id = document.get("inputs"), document.get("id")
-    if not isinstance(given, list) or len(given) != 1 or not isinstance(request_id, str | None):
+    tensors, request_id = document.get("inputs"), document.get("id")
+    if not isinstance(tensors, list) or len(tensors) != 1 or not isinstance(request_id, str | None):
         return None
-    tensor = given[0]
+    tensor = tensors[0]
     if not isinstance(tensor, dict) or set(tensor) != {"name", "datatype", "shape", "parameters"}:
         return None
     dtype = NUMBERS[tensor["datatype"]] if tensor["datatype"] in ("FP32", "FP64") else None

@@ -1,12 +1,12 @@
 """Bodies of numbers alone, as matrices, without a Python object for each number. Knows no encoder.
 
-What is not vouched for here gives None: `rows.decode` reads it then, and words what is wrong with it.
+Where a function returns None, `read_rows` reads the body, and says what is wrong with it.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +22,7 @@ _NPY_PREFIX = 10
 
 
 class MatrixReader:
-    """Reads one body at a time: its parser keeps memory between them."""
+    """Reads one body at a time: its parser keeps memory between bodies."""
 
     def __init__(self) -> None:
         self._parser = simdjson.Parser()
@@ -34,7 +34,7 @@ class MatrixReader:
             form: "json" for `{"x": [[…], …]}`, "float32" or "npy".
 
         Returns:
-            (n, columns), or None. A number may be NaN or infinite where its form has such numbers.
+            (n, columns), or None. A number may be NaN or infinite where the form has such numbers.
         """
         if form == "json":
             return self.read_json(body, "x", columns)
@@ -48,7 +48,7 @@ class MatrixReader:
             return None
         try:
             document = self._parser.parse(body)
-            # of equal keys simdjson means the first, orjson the last; its length counts both
+            # of equal keys simdjson returns the first, orjson the last; the length counts both
             if not isinstance(document, simdjson.Object) or len(document) != 1:
                 return None
             rows = document[key]
@@ -58,14 +58,16 @@ class MatrixReader:
         except (ValueError, KeyError, TypeError, RuntimeError):
             return None
         finally:
-            # the parser is not used again while something points into it
+            # the parser refuses the next body while an object points into this one
             del document, rows
 
-    def read_tensor(self, body: bytes, inputs: Sequence[str]) -> tuple[NDArray[np.float64], dict[str, Any]] | None:
-        """Read the one tensor of an inference request in JSON, of numbers in all columns.
+    def read_tensor(
+        self, body: bytes, inputs: Sequence[str]
+    ) -> tuple[NDArray[np.float64], Mapping[str, object]] | None:
+        """Read the one tensor of an inference request in JSON, a matrix of numbers in all columns.
 
         Args:
-            inputs: the columns; a tensor of one of these names is that column, and no matrix.
+            inputs: the columns; a tensor with one of these names is a column, not a matrix.
 
         Returns:
             (n, columns) with n ≥ 1, and the request without its inputs; or None.
@@ -82,7 +84,9 @@ class MatrixReader:
             del document
 
 
-def _tensor(document: Any, body: bytes, inputs: Sequence[str]) -> tuple[NDArray[np.float64], dict[str, Any]] | None:
+def _tensor(
+    document: Any, body: bytes, inputs: Sequence[str]
+) -> tuple[NDArray[np.float64], Mapping[str, object]] | None:
     keys = list(document.keys())
     if len(set(keys)) != len(keys) or not {"inputs"} <= set(keys) <= {"id", "inputs", "outputs", "parameters"}:
         return None
@@ -90,25 +94,25 @@ def _tensor(document: Any, body: bytes, inputs: Sequence[str]) -> tuple[NDArray[
     name, data, shape = tensor["name"], tensor["data"], tensor["shape"]
     if len(tensor) != 4 or tensor["datatype"] not in ("FP32", "FP64") or not isinstance(name, str) or name in inputs:
         return None
-    if not all(isinstance(each, simdjson.Array) for each in (tensors, data, shape, document.get("outputs", data))):
+    if not all(isinstance(part, simdjson.Array) for part in (tensors, data, shape, document.get("outputs", data))):
         return None
     count, width = shape
     if (type(count), type(width), width) != (int, int, len(inputs)) or not count:
         return None
     is_nested = isinstance(data[0], simdjson.Array)
-    # those of inputs, shape and data, and of the rows, and of outputs
+    # the lists of inputs, shape and data, of each row, and of outputs
     lists = 3 + (count if is_nested else 0) + ("outputs" in keys)
-    if len(data) != (count if is_nested else count * width) or not _opens(body, lists):
+    if len(data) != (count if is_nested else count * width) or not _has_lists(body, lists):
         return None
     if is_nested and any(not isinstance(row, simdjson.Array) or len(row) != width for row in data):
         return None
     numbers = np.frombuffer(data.as_buffer(of_type="d"), np.float64)
     if len(numbers) != count * width:
         return None
-    return numbers.reshape(count, width), {key: _plain(document[key]) for key in keys if key != "inputs"}
+    return numbers.reshape(count, width), {key: _to_python(document[key]) for key in keys if key != "inputs"}
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> object:
     if isinstance(value, simdjson.Array):
         return value.as_list()
     return value.as_dict() if isinstance(value, simdjson.Object) else value
@@ -116,8 +120,8 @@ def _plain(value: Any) -> Any:
 
 def _flat(rows: simdjson.Array, body: bytes, columns: int) -> NDArray[np.float64] | None:
     count = len(rows)
-    # the buffer flattens whatever is nested: there must be one list of rows, and no list inside of a row
-    if not count or not _opens(body, count + 1):
+    # simdjson's buffer flattens nested lists: there must be one list of rows, and no list inside of a row
+    if not count or not _has_lists(body, count + 1):
         return None
     numbers = np.frombuffer(rows.as_buffer(of_type="d"), np.float64)
     if len(numbers) != count * columns or (count > 1 and any(len(row) != columns for row in rows)):  # type: ignore[arg-type]
@@ -125,14 +129,14 @@ def _flat(rows: simdjson.Array, body: bytes, columns: int) -> NDArray[np.float64
     return numbers.reshape(count, columns)
 
 
-def _opens(body: bytes, lists: int) -> bool:
-    """Tell whether so many lists begin in a body; `bytes.count` looks at each byte, `find` at many at once."""
-    at = -1
+def _has_lists(body: bytes, lists: int) -> bool:
+    """Return whether exactly that many lists begin in a body. `bytes.count` looks at each byte, `find` at many at once."""
+    place = -1
     for _ in range(lists):
-        at = body.find(b"[", at + 1)
-        if at < 0:
+        place = body.find(b"[", place + 1)
+        if place < 0:
             return False
-    return body.find(b"[", at + 1) < 0
+    return body.find(b"[", place + 1) < 0
 
 
 def _float32(body: bytes, columns: int) -> NDArray[np.float32] | None:
@@ -142,7 +146,7 @@ def _float32(body: bytes, columns: int) -> NDArray[np.float32] | None:
 
 
 def _npy(body: bytes, columns: int) -> Matrix | None:
-    # in the first format the header's length is two bytes
+    # in NPY's first format the header's length is two bytes
     if body[:8] != b"\x93NUMPY\x01\x00":
         return None
     start = _NPY_PREFIX + int.from_bytes(body[8:_NPY_PREFIX], "little")
@@ -154,7 +158,7 @@ def _npy(body: bytes, columns: int) -> Matrix | None:
 
 @lru_cache(maxsize=256)
 def _npy_rows(head: bytes, columns: int) -> tuple[np.dtype[Any] | None, int]:
-    """Read a header, which costs more than the numbers of one row; callers send the same one again and again."""
+    """Read a header, which costs more than the numbers of one row; clients send the same header again and again."""
     try:
         shape, is_fortran, dtype = read_npy_header(io.BytesIO(head))
     except NPY_HEADER_ERRORS:

@@ -1,4 +1,4 @@
-"""One version as the short way serves it: encoded, answered together. Knows no request."""
+"""One version as the fast path serves it: its encoders, its batcher, and the constant parts of its responses."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 from app.fast_path.batcher import Batcher, OnResult
 from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder, RowEncoder, RowWarning
 from app.fast_path.parse import Matrix
-from app.fast_path.write import AnswerWriter
+from app.fast_path.write import NativeWriter
 from app.learning.requests.prediction_rows import Rows
 from app.learning.tables.label import label_text
 from app.serving.admission import Lane
 from app.serving.predictor import LoadedVersion
 
-#: bytes of a body of numbers that are read on the event loop: each takes about a millisecond at most. A thread makes the
-#: encoder and the network of a large body run beside the loop; the parsers hold Python's lock anywhere
+#: longest body of numbers that is read on the event loop, which takes about a millisecond. For a larger one the encoder and the
+#: network run in a thread, beside the event loop; the parsers hold Python's lock in a thread, too
 LOOP_BYTES = 256 * 1024
 
 
 class FastVersion:
-    """What is worked out once from a loaded version, which it does not hold: who forgets that, forgets this.
+    """Fast-path state of one version. Holds no reference to it, so both are freed when the cache evicts the version.
 
-    More rows than one request may have go to the route.
+    A request with more rows than one prediction may have goes to the route.
     """
 
     def __init__(self, loaded: LoadedVersion, lane: Lane) -> None:
@@ -30,8 +30,8 @@ class FastVersion:
         self.key = version.key
         self.names = [each.name for each in encoder.inputs]
         self.width = len(self.names)
-        self.answers = AnswerWriter(loaded)
-        #: what stands in every answer: the contract's line of the head, V2's first fields, and the classes as texts
+        self.writer = NativeWriter(loaded)
+        #: constant parts of responses: a line of the native head, the first members of the Open Inference Protocol, the classes
         self.line = f"x-model: {version.model}@{version.version}\r\n".encode()
         self.head = {"model_name": version.model, "model_version": str(version.version)}
         self.classes = [label_text(label) for label in loaded.artifact.classes]
@@ -44,15 +44,15 @@ class FastVersion:
 
     @property
     def takes_matrices(self) -> bool:
-        """Whether all its inputs are numbers."""
+        """Whether all inputs of the version are numbers."""
         return self._matrix is not None
 
     def encode(self, rows: Rows) -> Encoded | None:
-        """Encode a few rows of any kind; None where the route has to."""
+        """Encode a few rows of any kind; None where the route has to answer."""
         return None if rows.count > self._most_rows else self._rows.encode(rows)
 
     def encode_known(self, rows: Rows) -> Encoded | None:
-        """Encode a few rows; None where a column of theirs is none of the model's, too."""
+        """Encode a few rows as `encode` does; None also where the model does not have one of their columns."""
         is_known = all(name in self._rows.known for name in rows.columns)
         return self.encode(rows) if is_known else None
 
@@ -68,10 +68,10 @@ class FastVersion:
             self._batcher.submit(rows, entered, on_result)
 
     def compute(self, rows: Matrix) -> tuple[NDArray[np.float32], list[int], list[RowWarning]] | None:
-        """Compute many rows in a thread: probabilities, best classes and warnings; None where the route has to."""
+        """Compute many rows in a thread: probabilities, best classes and warnings; None where the route has to answer."""
         if len(rows) > self._most_rows:
             return None
-        assert self._matrix is not None, "only a version whose inputs are numbers is asked about a matrix"
+        assert self._matrix is not None, "only a version whose inputs are all numbers is asked about a matrix"
         parts, warnings = [], list[RowWarning]()
         step = max(CALL_CELLS // self.width, 1)
         for start in range(0, len(rows), step):

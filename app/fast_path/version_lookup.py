@@ -25,7 +25,7 @@ class VersionLookup:
         earlier = self._lookups.get(ref)
         if earlier is not None:
             await asyncio.wait([earlier], timeout=LOOKUP_SECONDS)
-            # The earlier lookup may have read the database before the commit that this request comes after.
+            # the earlier lookup may have read the database before the commit that this request comes after
             loaded = self._cache.known(ref)
             if loaded is not None:
                 return loaded

@@ -1,4 +1,4 @@
-"""Answers of one version, the part of which that never changes is written once. Knows no request."""
+"""Bodies of native responses, whose constant part is written once for each version. Knows no request."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from app.learning.encoding.cell_warnings import MAX_WARNINGS
 from app.serving.predictor import LoadedVersion
 
 
-class AnswerWriter:
-    """Writes what `to_json` would, for one version whose part of the answer is written once."""
+class NativeWriter:
+    """Writes the bytes that `to_json` writes, for one version."""
 
     def __init__(self, loaded: LoadedVersion) -> None:
         version, classes = loaded.version, loaded.artifact.classes
-        head = {"model": version.model, "version": version.version, "classes": classes}
-        self._head = orjson.dumps(head)[:-1] + b',"predictions":['
+        constant = {"model": version.model, "version": version.version, "classes": classes}
+        self._start = orjson.dumps(constant)[:-1] + b',"predictions":['
         self._labels = [orjson.dumps(label) for label in classes]
 
     def write(self, probabilities: NDArray[np.float32], best: Sequence[int], warnings: Sequence[RowWarning]) -> bytes:
-        """Write an answer.
+        """Write a body.
 
         Args:
             probabilities: float32 (n, k).
@@ -32,7 +32,7 @@ class AnswerWriter:
         """
         shown = b",".join([b'{"row":%d,%b' % warning for warning in warnings[:MAX_WARNINGS]])
         return b'%b%b],"probabilities":%b,"warnings":[%b],"warnings_total":%d}' % (
-            self._head,
+            self._start,
             b",".join([self._labels[i] for i in best]),
             orjson.dumps(probabilities, option=orjson.OPT_SERIALIZE_NUMPY),
             shown,

@@ -9,22 +9,20 @@ from functools import lru_cache
 
 import orjson
 
-#: its messages are whole lines
+#: a logger whose messages are whole lines
 access = logging.getLogger("fitserve.access")
-
-
-#: how long a line may wait for others
+#: longest wait of a line for other lines
 LOG_SECONDS = 0.02
 
 
 class AccessLog:
-    """A JSON line for each request; those of a moment are written together, which costs as much as one alone."""
+    """Writes a JSON line for each request: the lines of `LOG_SECONDS` together, which costs as much as one line alone."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     def add(self, request_id: str, method: str, path: str, status: int, seconds: float) -> None:
-        """Note a request that was answered."""
+        """Add the line of a request that was answered."""
         if not self._lines:
             if not access.isEnabledFor(logging.INFO):
                 return
@@ -32,7 +30,7 @@ class AccessLog:
         self._lines.append(_LINE % (request_id, method, _json(path), status, seconds * 1000))
 
     def write(self) -> None:
-        """Write what was noted."""
+        """Write the lines that were added."""
         if not self._lines:
             return
         lines, self._lines = self._lines, []
@@ -40,7 +38,7 @@ class AccessLog:
         access.info("%s", "\n".join([line + end for line in lines]))
 
 
-#: a line up to its time, which is that of writing; methods and ids have nothing to escape
+#: a line up to the time of writing; methods and ids have nothing to escape
 _LINE = f'{{"request_id":"%s","level":"info","logger":"{access.name}","method":"%s","path":%s,"status":%d,"elapsed_ms":%.2f,'
 
 

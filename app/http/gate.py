@@ -49,13 +49,13 @@ class RequestGate:
             try:
                 await self.app(scope, receive, send)
             finally:
-                # The lifespan has ended, and so has the process's service.
+                # the lifespan has ended, and so has the process's service
                 self.log.write()
             return
         headers = dict(scope["headers"])
         request_id = identify(headers)
         scope["request_id"] = request_id
-        # Every line that is logged on behalf of the request has the id.
+        # every line that is logged on behalf of the request has the id
         bind_contextvars(request_id=request_id)
         began, status = time.perf_counter(), 0
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from app.records.keys import Scope
 
-#: what any key may do, by the name of the route's function
+#: operations that any key may do, by the name of the route's function
 _READ = (
     "list_models",
     "get_model",
@@ -22,18 +22,12 @@ _READ = (
     *("get_server", "get_live", "get_ready", "list_served", "get_served", "get_served_ready", "list_repository"),
     *("get_all_statistics", "get_model_statistics", "get_version_statistics", "get_configuration"),
 )
-
-
 _PREDICT = ("predict", "evaluate", "predict_instances", "classify_examples", "regress_examples", "infer")
-
-
 _TRAIN = (
     *("upload", "list_datasets", "get_dataset", "get_rows", "patch_dataset", "delete_dataset"),
     *("train", "list_jobs", "get_job", "get_events", "cancel_job", "resume_job", "delete_job"),
     *("put_alias", "delete_alias", "rollback_alias", "get_export", "load_model", "unload_model"),
 )
-
-
 POLICY: dict[str, Literal["any"] | Scope] = {
     **dict.fromkeys(_READ, "any"),
     **dict.fromkeys(_PREDICT, "predict"),
@@ -42,5 +36,5 @@ POLICY: dict[str, Literal["any"] | Scope] = {
 
 
 def allows(scopes: Collection[Scope], scope: Literal["any"] | Scope) -> bool:
-    """Tell whether a key with these scopes may do what asks for one."""
+    """Return whether a key with these scopes may do an operation that asks for a scope."""
     return scope == "any" or scope in scopes or "admin" in scopes

@@ -1,6 +1,6 @@
-"""Statuses for facts, and the shape of an error: RFC 9457 problem+json of at most 4 KB, never an echo.
+"""The status of each error, and the shape of an error's response: RFC 9457 problem+json of at most 4 KB, never an echo.
 
-On the paths of other servers' protocols it is theirs: `plain_errors`.
+On the paths of other servers' protocols the shape is that of the protocol: `protocol_errors`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from starlette.responses import Response
 from app import errors
 from app.errors import FAULT_LIMIT, Fault, FitserveError
 from app.http.media_types import PROBLEM
-from app.http.protocol_errors import is_plain, plain_error
+from app.http.protocol_errors import is_of_other_protocol, protocol_error
 
 MAX_BYTES = 4096
-#: as JSON a character takes up to six bytes
+#: longest detail; as JSON a character takes up to six bytes
 DETAIL_CHARACTERS = 500
+#: `Retry-After` of the errors that do not say when to come back
 RETRY_AFTER_SECONDS = 2
 
 STATUSES: dict[type[FitserveError], int] = {
@@ -52,18 +53,19 @@ def problem(
     *,
     path: str = "",
 ) -> Response:
-    """Make an error answer; lists fewer faults where it would grow beyond 4 KB.
+    """Return the response for an error. It lists fewer faults where it would grow beyond `MAX_BYTES`.
 
     Args:
-        path: what was asked, where that is known: it decides the shape.
+        path: of the request, where that is known: the path decides the shape.
     """
     extra = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
     extra |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     extra |= headers or {}
-    if is_plain(path):
-        return plain_error(status, detail, extra)
+    if is_of_other_protocol(path):
+        return protocol_error(status, detail, extra)
     listed = [
-        {"loc": [_short(p) for p in f.loc], "message": f.message[:300], "code": f.code} for f in faults[:FAULT_LIMIT]
+        {"loc": [_short(part) for part in fault.loc], "message": fault.message[:300], "code": fault.code}
+        for fault in faults[:FAULT_LIMIT]
     ]
     document = {
         "type": "about:blank",

@@ -83,7 +83,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Stop the clocks."""
         self._stop_clock()
         super().connection_lost(exc)
-        # uvicorn lets its own clock run on where the connection was reset.
+        # uvicorn lets its own clock run on where the connection was reset
         self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
@@ -92,13 +92,13 @@ class HttpProtocol(HttpToolsProtocol):
             return
         before, self._is_piece_idle = self.cycle, True
         super().data_received(data)
-        # A request may begin without the parser: the fast path recalls a whole request by its bytes.
+        # a request may begin without the parser: the fast path recalls a whole request by its bytes
         is_idle = self._is_piece_idle and self.cycle is before
         self._idle_bytes = self._idle_bytes + len(data) if is_idle else 0
         if self._idle_bytes > MAX_HEAD_BYTES:
             self._end_with(_too_large())
         elif self._is_in_head and not self.is_between:
-            # Most heads are whole in their first piece, and need no clock.
+            # most heads are whole in their first piece, and need no clock
             if self._clock is None and self.final_error is None:
                 self._start_clock()
         elif self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
@@ -139,7 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            # The parser ends here, and reads nothing behind.
+            # the parser ends here, and reads nothing behind
             raise ValueError("the head is too large")
 
     def on_headers_complete(self) -> None:
@@ -148,7 +148,7 @@ class HttpProtocol(HttpToolsProtocol):
         A refused request meets no route: a busy process is to spend its time on the requests that it serves.
         """
         if self.parser.should_upgrade():
-            # The head is parsed again, without its `Upgrade`.
+            # the head is parsed again, without its `Upgrade`
             return
         self._stop_clock()
         self._is_in_head = False
@@ -156,7 +156,7 @@ class HttpProtocol(HttpToolsProtocol):
         if busy is None:
             super().on_headers_complete()
             return
-        # A client that was not asked for its body may not send it.
+        # a client that was not asked for its body may not send it
         keeps = self.parser.should_keep_alive() and not self.expect_100_continue
         self.cycle = _REFUSED
         self.refuse(busy, self._path, closes=not keeps)
@@ -169,7 +169,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request came to its end."""
         if self.parser.should_upgrade():
-            # The head is parsed again, without its `Upgrade`; the request has not ended.
+            # the head is parsed again, without its `Upgrade`; the request has not ended
             return
         self.is_between, self._is_piece_idle = True, False
         super().on_message_complete()
@@ -193,7 +193,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _find_busy(self) -> Busy | None:
         """Return why a request meets no route, or None. The refusal is counted, and has no line in the access log."""
         if self._is_one_too_many:
-            # uvicorn's own response is plain text.
+            # uvicorn's own response is plain text
             detail = f"Expected at most {MAX_CONNECTIONS} connections, got one more; try again later."
             return Busy(detail, RETRY_AFTER_SECONDS)
         is_full = self._predictions.is_full and self.parser.get_method() == b"POST"
@@ -252,7 +252,7 @@ def _response_to(
     own = {**dict(headers), **({"Connection": "close"} if closes else {}), "X-Request-ID": _ANY_ID.decode()}
     response = problem(error.status, error.code, error.detail, _ANY_ID.decode(), headers=own, path=path)
     head = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
-    # The protocol of the path may have another status for the error.
+    # the protocol of the path may have another status for the error
     return STATUS_LINE[response.status_code], b"%b\r\n%b" % (head, bytes(response.body))
 
 

@@ -55,7 +55,7 @@ def serve(settings: Settings) -> None:
 
 
 def _migrate(url: str) -> None:
-    # A fork takes along what Alembic needs in memory, and nothing runs in this process yet.
+    # a fork takes along what Alembic needs in memory, and nothing runs in this process yet
     child = multiprocessing.get_context("fork").Process(target=_migrate_in_fork, args=(url,))
     child.start()
     child.join()

@@ -16,7 +16,7 @@ class RequestParser(HttpRequestParser):
     def __init__(self, protocol: HttpToolsProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
-        # uvicorn answers a request before it reads that there is another one behind it.
+        # uvicorn answers a request before it reads that there is another one behind it
         self.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def feed_data(self, data: bytes | memoryview) -> None:  # type: ignore[override]

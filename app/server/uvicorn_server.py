@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
         self._make_protocol = protocol_factory(services, gate, tally)
         config = uvicorn.Config(
             gate,
-            # uvicorn only calls it.
+            # uvicorn only calls it
             http=cast("type[asyncio.Protocol]", self._make_protocol),
             log_config=None,
             access_log=False,
@@ -132,7 +132,7 @@ class Server(uvicorn.Server):
             if self._background is not None:
                 announce(self._listener)
             else:
-                # The process that started this one waits for the word.
+                # the process that started this one waits for the word
                 print("ready", flush=True)
             try:
                 yield
