@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from app.ingest.background import STAGING, BackgroundParser
 from app.ingest.parser_process import ParserProcess
@@ -26,7 +25,7 @@ from app.records.workers import Workers
 from app.serving.admission import Lane, Lanes
 from app.serving.version_cache import VersionCache
 from app.settings import Settings
-from app.storage.blobs import LocalBlobs, make_folder
+from app.storage.blobs import LocalBlobs
 from app.storage.database import Database
 from app.storage.job_queue import JobQueue
 from app.system.machine import machine_bytes
@@ -77,20 +76,6 @@ class Services:
         for lane in self.lanes:
             lane.close()
         self.rooms.close()
-
-
-def make_data_dir(folder: Path) -> None:
-    """Make the data directory where absent, and see that it can be written.
-
-    Raises:
-        OSError: it cannot.
-    """
-    try:
-        make_folder(folder)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"the data directory {folder} cannot be written: {error.strerror}") from error
 
 
 def open_rooms(settings: Settings) -> Rooms:

@@ -44,11 +44,11 @@ def serve(settings: Settings) -> None:
     # objects of the start-up stay alive: looking for garbage among them took 0.3 s of 1.7; the server enables it again
     gc.disable()
     from app.logs import configure
-    from app.server import main as server
+    from app.server import start
 
     configure(settings.log_level)
     with _exit_on(OSError):
-        server.serve(settings)
+        start.serve(settings)
 
 
 @app.command()
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _make_data_dir(settings: Settings) -> None:
-    from app.wiring import make_data_dir
+    from app.storage.blobs import make_data_dir
 
     with _exit_on(OSError):
         make_data_dir(settings.data_dir)

@@ -1,10 +1,9 @@
-"""Start and stop of the service: one serving process, or several on one socket."""
+"""The serving of a service: one process, or several on one socket. `start` comes before it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import signal
 import socket
 import sys
@@ -12,18 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from app.api.operations import own_page
-from app.errors import Unavailable
 from app.logs import configure
 from app.metrics.several_processes import Totals
 from app.server.background import BackgroundWork, environment
-from app.server.listener import announce, listen
+from app.server.listener import announce
 from app.server.uvicorn_server import Server, freeze_garbage
 from app.settings import Settings
 from app.system.child_process import command
-from app.system.file_lock import hold
 from app.system.machine import keep_freed_memory
 from app.system.supervisor import SupervisedProcess
-from app.wiring import Services, make_data_dir, open_services
+from app.wiring import Services, open_services
 
 #: a child process runs this module under another name
 logger = logging.getLogger("app.server.main")
@@ -32,16 +29,8 @@ logger = logging.getLogger("app.server.main")
 STOP_SECONDS = 5.0
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Raises:
-        OSError: the address cannot be bound, or the data directory not be written.
-    """
-    make_data_dir(settings.data_dir)
-    listener = listen(settings.host, settings.port)
-    hold(settings.data_dir / "serving", "another service")
-    _migrate(settings.resolved_database_url)
+def run(settings: Settings, listener: socket.socket) -> None:
+    """Serve on a socket until SIGTERM or SIGINT; the database has been migrated."""
     services = open_services(settings)
     services.sweep()
     make_first_key(services)
@@ -52,24 +41,6 @@ def serve(settings: Settings) -> None:
         with TemporaryDirectory(prefix="fitserve-") as folder:
             asyncio.run(_serve_with_several(services, listener, Path(folder)))
     services.close()
-
-
-def _migrate(url: str) -> None:
-    # a fork takes along what Alembic needs in memory, and nothing runs in this process yet
-    child = multiprocessing.get_context("fork").Process(target=_migrate_in_fork, args=(url,))
-    child.start()
-    child.join()
-    if child.exitcode != 0:
-        raise SystemExit(1)
-
-
-def _migrate_in_fork(url: str) -> None:
-    from app.storage.migrate import migrate
-
-    try:
-        migrate(url)
-    except Unavailable as error:
-        raise SystemExit(f"fitserve: {error}") from None
 
 
 def make_first_key(services: Services) -> None:

