@@ -1,4 +1,4 @@
-"""Bodies that a prediction may come in, and what becomes of them on the way: strategies, and models to send them to."""
+"""Bodies of predictions, intact and damaged, as strategies of Hypothesis; and models to send them to."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def json_bodies(draw: st.DrawFn, model: str) -> bytes:
 
 @st.composite
 def hostile_bodies(draw: st.DrawFn, model: str) -> bytes:
-    """Draw such a body, and damage it in one of many ways."""
+    """Draw a body as `json_bodies` does, and damage it in one of many ways."""
     body = draw(json_bodies(model))
     at = draw(st.integers(0, len(body)))
     piece = draw(

@@ -1,4 +1,4 @@
-"""Requests and answers of the Open Inference Protocol, written and read byte by byte as its pages say."""
+"""Requests and answers of the Open Inference Protocol, written and read byte by byte as its specification says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES |= {f"{sign}INT{8 * size}": f"<{kind}{size}" for size in (1, 2, 4, 8) for 
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor; `values` are row after row, None is missing."""
+    """One tensor: its values row after row, with None for a missing value."""
 
     name: str
     datatype: str
@@ -29,7 +29,7 @@ class Input:
         return {"name": self.name, "datatype": self.datatype, "shape": self.shape}
 
     def raw(self) -> bytes:
-        """Give the tensor as bytes; a missing text is an empty one."""
+        """Return the tensor as bytes; a missing text is an empty one."""
         if self.datatype == "BYTES":
             texts = [("" if value is None else value).encode() for value in self.values]
             return b"".join(struct.pack("<I", len(text)) + text for text in texts)
@@ -44,7 +44,7 @@ def as_json(inputs: list[Input], **more: Any) -> tuple[bytes, dict[str, str]]:
 
 
 def as_bytes(inputs: list[Input], **more: Any) -> tuple[bytes, dict[str, str]]:
-    """Write a request whose tensors follow the JSON, and which asks for its outputs in the same way."""
+    """Write a request whose tensors follow the JSON as bytes, and which asks for its outputs in the same form."""
     tails = [each.raw() for each in inputs]
     heads = [
         {**each.head(), "parameters": {"binary_data_size": len(tail)}} for each, tail in zip(inputs, tails, strict=True)
@@ -55,7 +55,7 @@ def as_bytes(inputs: list[Input], **more: Any) -> tuple[bytes, dict[str, str]]:
 
 
 def outputs(answer: httpx.Response) -> dict[str, NDArray[Any]]:
-    """Read an answer's outputs by their names, whether they are JSON or bytes."""
+    """Read the outputs of an answer, in JSON or in bytes, by their names."""
     assert 200 == answer.status_code, answer.text[:500]
     length = int(answer.headers.get(LENGTH, len(answer.content)))
     assert ("application/octet-stream" if LENGTH in answer.headers else "application/json") == answer.headers[
@@ -77,7 +77,7 @@ def outputs(answer: httpx.Response) -> dict[str, NDArray[Any]]:
 
 
 def texts(data: bytes) -> list[str]:
-    """Read texts, each after its length."""
+    """Read texts, each of which stands after its length."""
     found = []
     while data:
         (size,) = struct.unpack_from("<I", data)

@@ -1,4 +1,4 @@
-"""What the tests of the HTTP surface share: the shape of an error, and sockets that say what no client would."""
+"""Helpers of the tests of HTTP: the shape of an error, and plain sockets that send bytes as they are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-#: where other servers' protocols live, whose errors have a shape of their own
-PLAIN = ("/v1", "/v2")
+#: first parts of the paths of other servers' protocols, whose errors have a shape of their own
+OTHER_PROTOCOLS = ("/v1", "/v2")
 PROBLEM_FIELDS = {"type", "title", "status", "code", "detail", "request_id", "errors"}
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
@@ -22,7 +22,7 @@ CSV = {"Content-Type": "text/csv"}
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back over a plain socket."""
+    """An answer over a plain socket."""
 
     status_code: int
     headers: dict[str, str]
@@ -30,15 +30,15 @@ class Answer:
     path: str = ""
 
 
-def is_plain(path: str) -> bool:
-    """Tell whether a path belongs to another server's protocol."""
-    return path.startswith(PLAIN) and path[3:4] in ("", "/")
+def is_of_other_protocol(path: str) -> bool:
+    """Return whether a path belongs to another server's protocol."""
+    return path.startswith(OTHER_PROTOCOLS) and path[3:4] in ("", "/")
 
 
 def check_problem(answer: httpx.Response | Answer, status: int, code: str | None = None) -> dict[str, Any]:
-    """Assert that an answer is an error of the contract's shape, or of its protocol's; gives its document."""
-    if is_plain(answer.path if isinstance(answer, Answer) else answer.url.path):
-        return {"detail": check_plain(answer, status), "errors": []}
+    """Assert that an answer is an error in the native shape, or in that of its protocol; return its document."""
+    if is_of_other_protocol(answer.path if isinstance(answer, Answer) else answer.url.path):
+        return {"detail": check_protocol_error(answer, status), "errors": []}
     assert status == answer.status_code, answer.content[:500]
     assert "application/problem+json" == answer.headers["content-type"]
     assert len(answer.content) <= 4096
@@ -57,9 +57,9 @@ def check_problem(answer: httpx.Response | Answer, status: int, code: str | None
     return document
 
 
-def check_plain(answer: httpx.Response | Answer, status: int) -> str:
-    """Assert that an answer is an error as TensorFlow Serving and the Open Inference Protocol have it; gives its words."""
-    # 422 is none of their statuses
+def check_protocol_error(answer: httpx.Response | Answer, status: int) -> str:
+    """Assert that an answer is an error of TensorFlow Serving or of the Open Inference Protocol; return its message."""
+    # these protocols do not have the status 422
     assert (400 if status == 422 else status) == answer.status_code, answer.content[:500]
     assert "application/json" == answer.headers["content-type"]
     assert len(answer.content) <= 4096

@@ -59,7 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = RequestParser(self)
         #: whether the parser has read whole requests, and nothing behind the last one
         self.is_between = True
-        #: what the connection ends with when the requests before have their responses
+        #: the error that ends the connection, after the responses to the requests before
         self.final_error: FinalError | None = None
         self._head_seconds, self._predictions = head_seconds, predictions
         self._clock: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""Too much at once: each kind of work has its own room, and one too many is told when to come back."""
+"""Too many requests at once: each kind of work has its own lane, and a refusal says when to come back."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ EVALUATE, TRAIN, PREDICT = (f"/api/v1/models/none/{verb}" for verb in ("evaluate
 
 @pytest.fixture
 def narrow(start: Start) -> Service:
-    """One upload at work, one that waits."""
+    """A service with one upload at work and one that waits."""
     return start(workers="0", max_uploads="1", max_evaluations="1", max_submissions="1", max_waiting="1")
 
 
 def lanes(service: Service, what: str) -> dict[str, float]:
-    """Give a metric of each lane that is not 0."""
+    """Return a metric of each lane that is not 0."""
     page = httpx.get(f"{service.url}/metrics").text
     found = re.findall(rf'^fitserve_requests_{what}\{{.*?lane="(\w+)".*\}} (\S+)$', page, re.MULTILINE)
     return {lane: float(value) for lane, value in found if float(value)}
@@ -48,7 +48,7 @@ def test_a_full_lane_answers_503_at_once_and_the_others_go_on(narrow: Service) -
         assert "at most 2 uploads at once" in problem["detail"]
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert {"uploads": 1} == lanes(narrow, "at_work")
-        # 422, and not 503
+        # the other lanes answer 422 or 404, and not 503
         spec = {"data": {"columns": {"a": [1], "y": ["p"]}}}
         check_problem(httpx.post(narrow.url + TRAIN, json=spec), 422)
         for path in (EVALUATE, PREDICT):
@@ -73,7 +73,7 @@ def test_training_requests_have_a_lane_of_their_own(narrow: Service) -> None:
 def test_predictions_go_on_while_evaluations_fill_their_lane(service: Service, penguins: Job) -> None:
     path = f"/api/v1/models/{penguins.ref}/evaluate"
     with ExitStack() as opened:
-        # the defaults: two at work, 64 that wait
+        # by default two evaluations work and 64 wait
         for _ in range(66):
             waiting = opened.enter_context(connect(service.url))
             waiting.sendall(head(service.url, "POST", path, JSON, LENGTH) + b"{")
@@ -86,7 +86,7 @@ def test_predictions_go_on_while_evaluations_fill_their_lane(service: Service, p
     until(lambda: {} == lanes(service, "at_work"))
 
 
-def test_what_takes_longer_than_it_may_is_given_up(start: Start) -> None:
+def test_a_request_that_takes_too_long_is_given_up(start: Start) -> None:
     service = start(workers="0", request_seconds="0.5")
     with connect(service.url) as slow:
         slow.sendall(head(service.url, "POST", UPLOAD, CSV, LENGTH) + TABLE[:5])
@@ -110,12 +110,12 @@ def test_a_slow_client_of_predictions_takes_no_place(start: Start) -> None:
 
 @pytest.fixture
 def many(service: Service) -> Iterator[list[socket.socket]]:
-    """As many connections as one process has."""
+    """As many connections as one process may have."""
     with ExitStack() as opened:
         yield [opened.enter_context(connect(service.url)) for _ in range(1000)]
 
 
-def test_a_connection_too_many_is_answered_in_the_contract_s_shape(many: list[socket.socket], service: Service) -> None:
+def test_one_connection_too_many_is_answered_with_a_problem(many: list[socket.socket], service: Service) -> None:
     with connect(service.url) as one_more:
         one_more.sendall(head(service.url, "GET", "/livez"))
 

@@ -13,7 +13,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from app.client import Client
-from tests.wire import check_problem, is_plain
+from tests.wire import check_problem, is_of_other_protocol
 
 MODEL = "documented"
 Operation = tuple[str, str, dict[str, Any]]
@@ -58,7 +58,7 @@ def test_every_operation_is_described(operations: list[Operation]) -> None:
 def test_every_operation_names_its_errors_in_the_shape_of_its_protocol(operations: list[Operation]) -> None:
     for method, path, operation in operations:
         answers, wrong, shape = operation["responses"], "422", "application/problem+json"
-        if is_plain(path):
+        if is_of_other_protocol(path):
             wrong, shape = "400", "application/json"
         is_public = operation.get("security") == []
         assert {"403", "503"} <= set(answers), (method, path)

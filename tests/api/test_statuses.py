@@ -26,7 +26,7 @@ from tests.disks import fill
 from tests.server.test_main import small_disk
 from tests.service import Service
 from tests.stored_rows import add_dataset, submit, train
-from tests.wire import JSON, check_problem, exchange, head, is_plain
+from tests.wire import JSON, check_problem, exchange, head, is_of_other_protocol
 
 LIMITS = {"workers": "0", "body_seconds": "0.3", "max_queued_jobs": "1", "max_streams": "1"}
 LIMITS |= {"max_upload_bytes": "2000", "max_json_bytes": "2000", "max_predict_bytes": "2000"}
@@ -111,7 +111,7 @@ def media_types(operation: dict[str, Any]) -> list[str]:
 
 def test_400_what_cannot_be_read(asked: Asked) -> None:
     for method, path, operation in asked.operations(400):
-        if is_plain(path) and "requestBody" not in operation:
+        if is_of_other_protocol(path) and "requestBody" not in operation:
             check_problem(asked.http.request(method, asked.address(path, WRONG)), 400)
             continue
         assert "requestBody" in operation, path
@@ -217,7 +217,7 @@ def test_413_a_body_over_the_limit(asked: Asked) -> None:
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "image/png"}, {"Content-Encoding": "br"}], ids=str)
 def test_415_a_type_that_is_not_read(asked: Asked, headers: dict[str, str]) -> None:
     for method, path, operation in asked.operations(415):
-        if is_plain(path) and "Content-Encoding" not in headers:
+        if is_of_other_protocol(path) and "Content-Encoding" not in headers:
             # these protocols do not look at the type
             continue
         given = headers if "Content-Encoding" not in headers else {"Content-Type": media_types(operation)[0], **headers}

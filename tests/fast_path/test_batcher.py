@@ -1,4 +1,4 @@
-"""One call of the network for what comes together, and nobody who can tell."""
+"""Batches: one call of the network for the requests of one turn of the event loop, and the bits of each request alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RUNTIME = OnnxRuntime((made := artifact_of(ENCODER, [dict.fromkeys("abcd", 1.0)]
 
 
 class Network:
-    """A network that notes how many rows each call had, and in which thread it was."""
+    """A network that notes how many rows each call had, and the threads of the calls."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -43,18 +43,18 @@ class Network:
         return RUNTIME.probabilities(x)
 
 
-def turns(network: Network, multiplications: int | None = 1, places: int = 1, seconds: float = 60) -> Batcher:
+def make_batcher(network: Network, multiplications: int | None = 1, places: int = 1, seconds: float = 60) -> Batcher:
     cpu_rows = 0 if multiplications is None else sys.maxsize
     return Batcher(
         network, MatrixEncoder.of(ENCODER), multiplications or 1, cpu_rows, Lane("tests", places, 100, seconds)
     )
 
 
-def ask(of: Batcher, asked: NDArray[np.float64] | Encoded, entered: float | None = None) -> asyncio.Future[Any]:
-    """Ask, and give what will be told; to be told twice is an error."""
-    told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    of.submit(asked, time.perf_counter() if entered is None else entered, told.set_result)
-    return told
+def submit(batcher: Batcher, x: NDArray[np.float64] | Encoded, entered: float | None = None) -> asyncio.Future[Any]:
+    """Submit rows; return the future of their result. A second result is an error."""
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    batcher.submit(x, time.perf_counter() if entered is None else entered, result.set_result)
+    return result
 
 
 def rows(seed: int, count: int = 1) -> NDArray[np.float64]:
@@ -62,40 +62,41 @@ def rows(seed: int, count: int = 1) -> NDArray[np.float64]:
 
 
 def alone(x: NDArray[np.float64]) -> bytes:
+    """Return the bits of rows that have a call of their own."""
     return RUNTIME.probabilities(x.astype(np.float32)).tobytes()
 
 
 @pytest.mark.parametrize("multiplications", [1, LOOP_MULTIPLICATIONS // 50, None])
-def test_what_comes_in_one_turn_is_computed_in_one_call_with_the_same_bits(multiplications: int | None) -> None:
+def test_requests_of_one_turn_are_computed_in_one_call_with_their_own_bits(multiplications: int | None) -> None:
     network = Network()
-    asked = [rows(seed, 1 + seed % 5) for seed in range(30)]
+    xs = [rows(seed, 1 + seed % 5) for seed in range(30)]
 
     async def run() -> list[Result | None]:
-        of = turns(network, multiplications)
+        batcher = make_batcher(network, multiplications)
         # matrices, and rows that are encoded already
-        both = [Encoded(x.astype(np.float32), [(0, b"w")]) if i % 3 == 0 else x for i, x in enumerate(asked)]
-        return list(await asyncio.gather(*(ask(of, each) for each in both)))
+        both = [Encoded(x.astype(np.float32), [(0, b"w")]) if i % 3 == 0 else x for i, x in enumerate(xs)]
+        return list(await asyncio.gather(*(submit(batcher, each) for each in both)))
 
     found = asyncio.run(run())
 
-    assert [sum(map(len, asked))] == network.calls
+    assert [sum(map(len, xs))] == network.calls
     assert (threading.get_ident() in network.threads) == (multiplications == 1)
-    for i, (x, answer) in enumerate(zip(asked, found, strict=True)):
+    for i, (x, answer) in enumerate(zip(xs, found, strict=True)):
         assert answer is not None
         assert alone(x) == answer.probabilities.tobytes()
         assert answer.probabilities.argmax(axis=1).tolist() == answer.best
         assert ([(0, b"w")] if i % 3 == 0 else []) == list(answer.warnings)
 
 
-def test_a_bad_request_harms_none_of_its_neighbours() -> None:
+def test_a_bad_request_leaves_its_neighbours_as_they_are() -> None:
     network = Network()
     good = [rows(seed, 2) for seed in range(6)]
     bad = [np.array([[1.0, value, 1.0, 1.0]]) for value in (np.nan, np.inf, -np.inf, 1e39, 1e300)]
 
     async def run() -> list[Result | None]:
-        of = turns(network)
+        batcher = make_batcher(network)
         mixed = [each for pair in zip(good, bad, strict=False) for each in pair] + good[5:]
-        return list(await asyncio.gather(*(ask(of, each) for each in mixed)))
+        return list(await asyncio.gather(*(submit(batcher, each) for each in mixed)))
 
     found = asyncio.run(run())
 
@@ -104,11 +105,11 @@ def test_a_bad_request_harms_none_of_its_neighbours() -> None:
     assert [12] == network.calls
 
 
-def test_a_number_out_of_range_is_a_warning_of_its_own_request_alone() -> None:
+def test_a_number_out_of_range_is_a_warning_of_its_own_request() -> None:
     async def run() -> list[Result | None]:
-        of = turns(Network())
+        batcher = make_batcher(Network())
         far = np.array([[1.0, 10.0, 1.0, -10.0], [1.0, 1.0, 1.0, 1.0], [10.0, 1.0, 1.0, 1.0]])
-        return list(await asyncio.gather(*(ask(of, each) for each in (rows(1), far, rows(2)))))
+        return list(await asyncio.gather(*(submit(batcher, each) for each in (rows(1), far, rows(2)))))
 
     before, found, after = asyncio.run(run())
 
@@ -122,11 +123,11 @@ def test_a_number_out_of_range_is_a_warning_of_its_own_request_alone() -> None:
 
 
 @pytest.mark.parametrize("multiplications", [1, None])
-def test_a_network_that_fails_leaves_what_comes_later_served(multiplications: int | None) -> None:
+def test_requests_after_a_failed_call_are_served(multiplications: int | None) -> None:
     async def run() -> list[Result | None]:
-        of = turns(Network(), multiplications)
-        failing = await asyncio.gather(ask(of, np.full((1, 4), 9.0)), ask(of, rows(1)))
-        return [*failing, await ask(of, rows(1))]
+        batcher = make_batcher(Network(), multiplications)
+        failing = await asyncio.gather(submit(batcher, np.full((1, 4), 9.0)), submit(batcher, rows(1)))
+        return [*failing, await submit(batcher, rows(1))]
 
     first, second, third = asyncio.run(run())
 
@@ -135,14 +136,14 @@ def test_a_network_that_fails_leaves_what_comes_later_served(multiplications: in
     assert alone(rows(1)) == third.probabilities.tobytes()
 
 
-def test_what_comes_while_a_call_is_computed_beside_the_loop_waits_for_the_next() -> None:
+def test_requests_that_come_during_a_call_in_a_thread_share_the_next_call() -> None:
     network = Network()
 
     async def run() -> None:
-        of = turns(network, None)
-        slow = ask(of, np.full((1, 4), 8.0))
+        batcher = make_batcher(network, None)
+        slow = submit(batcher, np.full((1, 4), 8.0))
         await asyncio.sleep(0.02)
-        later = [ask(of, rows(seed)) for seed in range(4)]
+        later = [submit(batcher, rows(seed)) for seed in range(4)]
         await asyncio.gather(slow, *later)
 
     asyncio.run(run())
@@ -150,14 +151,14 @@ def test_what_comes_while_a_call_is_computed_beside_the_loop_waits_for_the_next(
     assert [1, 4] == network.calls
 
 
-def test_as_many_calls_are_computed_beside_the_loop_as_there_are_places() -> None:
+def test_as_many_calls_run_in_threads_as_there_are_places() -> None:
     network = Network()
 
     async def run() -> None:
-        of = turns(network, None, places=2)
+        batcher = make_batcher(network, None, places=2)
         slow = []
         for _ in range(3):
-            slow.append(ask(of, np.full((1, 4), 8.0)))
+            slow.append(submit(batcher, np.full((1, 4), 8.0)))
             await asyncio.sleep(0.02)
         assert [1, 1] == network.calls
         await asyncio.gather(*slow)
@@ -167,12 +168,12 @@ def test_as_many_calls_are_computed_beside_the_loop_as_there_are_places() -> Non
     assert [1, 1, 1] == network.calls
 
 
-def test_a_call_takes_no_more_of_a_large_networks_rows_than_it_computes_soon() -> None:
+def test_a_call_of_a_large_network_takes_few_rows() -> None:
     network = Network()
 
     async def run() -> None:
-        of = turns(network, CALL_MULTIPLICATIONS // 3)
-        await asyncio.gather(*(ask(of, rows(seed)) for seed in range(7)))
+        batcher = make_batcher(network, CALL_MULTIPLICATIONS // 3)
+        await asyncio.gather(*(submit(batcher, rows(seed)) for seed in range(7)))
 
     asyncio.run(run())
 
@@ -180,18 +181,18 @@ def test_a_call_takes_no_more_of_a_large_networks_rows_than_it_computes_soon() -
 
 
 @pytest.mark.parametrize(("multiplications", "full"), [(CALL_MULTIPLICATIONS // 10, 10), (None, CALL_CELLS // 4)])
-def test_a_full_call_waits_at_its_thread_and_not_for_a_busy_event_loop(multiplications: int | None, full: int) -> None:
+def test_a_full_call_waits_for_a_thread_and_not_for_the_event_loop(multiplications: int | None, full: int) -> None:
     network = Network()
 
     async def run() -> tuple[list[int], list[Result]]:
-        of = turns(network, multiplications)
-        # each takes a tenth of a second
-        told = [ask(of, np.full((full, 4), 8.0)) for _ in range(3)]
+        batcher = make_batcher(network, multiplications)
+        # the network takes a tenth of a second for each call
+        results = [submit(batcher, np.full((full, 4), 8.0)) for _ in range(3)]
         await asyncio.sleep(0.05)
-        # the first call ends, and the event loop does other things
+        # the first call ends while the event loop does other things
         threading.Event().wait(0.3)
         calls = list(network.calls)
-        return calls, await asyncio.gather(*told)
+        return calls, await asyncio.gather(*results)
 
     calls, answers = asyncio.run(run())
 
@@ -201,12 +202,12 @@ def test_a_full_call_waits_at_its_thread_and_not_for_a_busy_event_loop(multiplic
     assert all(later.began >= earlier.began + 0.1 for earlier, later in pairwise(answers))
 
 
-def test_whoever_waited_too_long_is_told_so_and_takes_nobodys_time() -> None:
+def test_a_request_that_waited_too_long_is_refused_and_not_computed() -> None:
     network = Network()
 
     async def run() -> tuple[Any, Any]:
-        of = turns(network, seconds=5)
-        late, other = ask(of, rows(1), time.perf_counter() - 5.1), ask(of, rows(2, 3))
+        batcher = make_batcher(network, seconds=5)
+        late, other = submit(batcher, rows(1), time.perf_counter() - 5.1), submit(batcher, rows(2, 3))
         return await late, await other
 
     late, other = asyncio.run(run())
@@ -217,12 +218,12 @@ def test_whoever_waited_too_long_is_told_so_and_takes_nobodys_time() -> None:
     assert [3] == network.calls
 
 
-def test_a_call_takes_so_many_numbers_and_leaves_the_others_to_the_next() -> None:
+def test_a_call_takes_a_number_of_cells_and_leaves_the_rest_to_the_next() -> None:
     network, half = Network(), CALL_CELLS // 4 // 2
 
     async def run() -> None:
-        of = turns(network)
-        await asyncio.gather(*(ask(of, rows(seed, half)) for seed in range(5)))
+        batcher = make_batcher(network)
+        await asyncio.gather(*(submit(batcher, rows(seed, half)) for seed in range(5)))
 
     asyncio.run(run())
 

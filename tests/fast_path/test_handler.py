@@ -1,4 +1,4 @@
-"""The short way of a prediction: the very answers of the route, whatever is sent, and who of the two gave them."""
+"""Predictions by the fast path and by the route: the same response, byte by byte, whatever the request is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from app.settings import Settings
 from app.wiring import Services, open_services
 from tests.hostile import MODELS, hostile_bodies, json_bodies, near, publish_models, rows_of
 
-#: by the route: a query that says what is meant anyway is nothing that the short way reads
+#: a query that changes nothing, and that the fast path leaves to the route
 BY_ROUTE = "?on_error=fail"
 HEADERS = "Host: localhost\r\nX-From: a test\r\n"
 LIMITS: dict[str, Any] = {"max_predict_bytes": 200_000, "max_predict_cells": 900}
@@ -46,7 +46,7 @@ LIMITS: dict[str, Any] = {"max_predict_bytes": 200_000, "max_predict_cells": 900
 
 @dataclass(frozen=True)
 class Answer:
-    """A status, the headers but for those of each answer alone, and the body."""
+    """A status, the headers without those that differ from response to response, and the body."""
 
     status: int
     headers: list[str]
@@ -54,12 +54,12 @@ class Answer:
 
 
 class Both:
-    """A connection to the application, both of whose ends are in one event loop."""
+    """A connection to the application; its client and its server are in one event loop."""
 
     def __init__(self, services: Services, tally: Tally, runner: asyncio.Runner, port: int) -> None:
         self.services = services
         self._tally, self._runner = tally, runner
-        #: one more line of every head
+        #: a line that is added to every head
         self.header = ""
         self._reader, self._writer = runner.run(asyncio.open_connection("127.0.0.1", port))
 
@@ -71,9 +71,9 @@ class Both:
         cut: int | None = None,
         route: str = Native.route,
     ) -> Answer:
-        """Send a body both ways, whole or in two parts; gives the one answer, having seen that they are equal.
+        """Send a body by both paths, whole or in two parts; return the one answer, after a check that all are equal.
 
-        It goes the short way twice: the second time its head is known, where it came whole.
+        The body is sent by the fast path twice: the second time its head is known, where it came whole.
         """
         path = re.sub("{ref}|{name}", quote(model, safe="@"), route)
         answers = [self._runner.run(self._post(path + by, body, content_type, cut)) for by in ("", "", BY_ROUTE)]
@@ -82,11 +82,11 @@ class Both:
         return answers[0]
 
     def answered(self, route: str = Native.route) -> int:
-        """Give how many requests took the short way."""
+        """Return how many requests the fast path has answered."""
         return sum(self._tally.series("POST", route).counts)
 
     async def close(self) -> None:
-        """Close it, at both ends."""
+        """Close the connection, at both ends."""
         self._writer.close()
         await self._writer.wait_closed()
         await asyncio.sleep(0.01)
@@ -94,7 +94,7 @@ class Both:
     async def _post(self, path: str, body: bytes, content_type: str, cut: int | None) -> Answer:
         head = f"POST {path} HTTP/1.1\r\n{HEADERS}{self.header}Content-Type: {content_type}\r\n"
         if cut is not None and cut % 2:
-            # a chunk must not be empty
+            # an empty chunk would end the body
             parts = [b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:cut], body[cut:]) if part]
             self._writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + b"".join(parts) + b"0\r\n\r\n")
         else:
@@ -139,7 +139,7 @@ async def _listen(protocol: Callable[[], asyncio.Protocol]) -> asyncio.Server:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_any_body_has_the_same_answer_by_both_ways(both: Both, model: str) -> None:
+def test_any_body_has_the_same_answer_by_both_paths(both: Both, model: str) -> None:
     statuses: dict[int, int] = {}
 
     @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -150,7 +150,7 @@ def test_any_body_has_the_same_answer_by_both_ways(both: Both, model: str) -> No
 
     check()
 
-    # the bodies tell something only where many of them can be read, by the short way, and many cannot
+    # the test proves something only where the fast path answers many bodies, and many are refused
     assert {200, 400, 422} == set(statuses)
     assert statuses[200] < both.answered() <= 2 * statuses[200]
     assert min(statuses.values()) > 2
@@ -158,7 +158,7 @@ def test_any_body_has_the_same_answer_by_both_ways(both: Both, model: str) -> No
 
 @st.composite
 def instances(draw: st.DrawFn, model: str) -> bytes:
-    """Draw a body of TensorFlow Serving's, from one of the contract's."""
+    """Draw a body of TensorFlow Serving's protocol, made from a native one."""
     body = draw(st.one_of(json_bodies(model), hostile_bodies(model)))
     words = {b'"x"': [b'"instances"', b'"inputs"'], b'"records"': [b'"instances"'], b'"columns"': [b'"inputs"']}
     for word, others in words.items():
@@ -182,7 +182,7 @@ def column_tensors(draw: st.DrawFn, model: str) -> bytes:
 
 @st.composite
 def matrix_tensors(draw: st.DrawFn, model: str) -> bytes:
-    """Draw a tensor of all columns, whose rows are those of one of the contract's bodies."""
+    """Draw a tensor of all columns, whose rows are those of a native body."""
     width = len(MODELS[model][0])
     if draw(st.integers(0, 2)):
         numbers = st.lists(st.lists(near, min_size=width, max_size=width), min_size=1, max_size=3)
@@ -204,7 +204,7 @@ def matrix_tensors(draw: st.DrawFn, model: str) -> bytes:
 
 @st.composite
 def tensors(draw: st.DrawFn, model: str) -> bytes:
-    """Draw a body of the Open Inference Protocol's in JSON."""
+    """Draw a body of the Open Inference Protocol in JSON."""
     makes = [column_tensors] if model == "mixed" else [matrix_tensors] * 5 + [column_tensors]
     ends = [
         b"",
@@ -222,7 +222,7 @@ def tensors(draw: st.DrawFn, model: str) -> bytes:
     return b'{"inputs":[%b]%b}' % (draw(draw(st.sampled_from(makes))(model)), draw(st.sampled_from([b""] * 30 + ends)))
 
 
-#: by kind of a column, a datatype and its values
+#: a datatype and its values, by the kind of the column
 COLUMNS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
     "numeric": ("FP64", st.none() | st.floats(-9, 9)),
     "categorical": ("BYTES", st.sampled_from([None, "x", "z", "z", "1", " x ", "new", ""])),
@@ -235,7 +235,7 @@ OUTPUT = (b"", b',"parameters":{"binary_data":true}', b',"parameters":{"classifi
 @pytest.mark.parametrize(
     ("bodies", "route"), [(instances, "/v1/models/{name}:predict"), (tensors, "/v2/models/{name}/infer")]
 )
-def test_other_protocols_have_the_same_answer_by_both_ways(both: Both, model: str, bodies: Any, route: str) -> None:
+def test_other_protocols_have_the_same_answer_by_both_paths(both: Both, model: str, bodies: Any, route: str) -> None:
     statuses: dict[int, int] = {}
 
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -251,7 +251,7 @@ def test_other_protocols_have_the_same_answer_by_both_ways(both: Both, model: st
     assert min(statuses.values()) > 2
 
 
-def test_each_way_to_name_a_version_has_the_same_answer_by_both_ways(both: Both) -> None:
+def test_each_path_of_a_version_has_the_same_answer_by_both_paths(both: Both) -> None:
     for route in ("/v1/models/{name}%b:predict", "/v2/models/{name}%b/infer"):
         body = b'{"instances":[[1,2]]}' if route.startswith("/v1") else TENSOR
         for place in ("", "/versions/1", "/versions/2", "/versions/01", "/versions/0", "/labels/default", "/labels/x"):
@@ -261,7 +261,7 @@ def test_each_way_to_name_a_version_has_the_same_answer_by_both_ways(both: Both)
 TENSOR = b'{"inputs":[{"name":"m","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'
 
 
-def test_matrices_in_bytes_after_json_have_the_same_answer_by_both_ways(both: Both) -> None:
+def test_matrices_in_bytes_have_the_same_answer_by_both_paths(both: Both) -> None:
     rng, route = np.random.default_rng(0), "/v2/models/{name}/infer"
     more: list[dict[str, Any]] = [{}, {}, {"id": "7"}, {"id": 7}, {"parameters": {"binary_data_output": True}}]
 
@@ -297,7 +297,7 @@ def test_matrices_in_bytes_after_json_have_the_same_answer_by_both_ways(both: Bo
 
 
 @pytest.mark.parametrize("model", ["numbers", "strict", "mixed", "one"])
-def test_binary_bodies_have_the_same_answer_by_both_ways(both: Both, model: str) -> None:
+def test_binary_bodies_have_the_same_answer_by_both_paths(both: Both, model: str) -> None:
     rng, inputs = np.random.default_rng(0), len(MODELS[model][0])
     odd = np.array([np.nan, np.inf, -np.inf, 1e38, 3.4e38, 0.0, -0.0, 1e300, 5.0, -5.0])
 
@@ -320,8 +320,8 @@ def test_binary_bodies_have_the_same_answer_by_both_ways(both: Both, model: str)
     assert both.answered() > 0 or model == "mixed"
 
 
-def test_bodies_of_every_size_have_the_same_answer_by_both_ways(both: Both) -> None:
-    # around where a body is read beside the loop, where it goes to the route, and where it is refused
+def test_bodies_of_every_size_have_the_same_answer_by_both_paths(both: Both) -> None:
+    # sizes around those from which a body is read in a thread, goes to the route, and is refused
     for rows in (1, 10, 299, 300, 301, 450, 451):
         for cell_ in ("1", "1.25" + "0" * 30, "1.25" + "0" * 150, "7"):
             both.ask("numbers", rows_of("x", [[cell_, cell_]] * rows, []))
@@ -332,14 +332,14 @@ def test_bodies_of_every_size_have_the_same_answer_by_both_ways(both: Both) -> N
             both.ask("mixed", b'{"records":[{"d":"z"}]' + b" " * (size + more - 23) + b"}")
 
 
-def test_references_that_mean_nothing_have_the_answers_of_the_route(both: Both) -> None:
+def test_an_unknown_reference_has_the_same_answer_by_both_paths(both: Both) -> None:
     for ref in ("numbers", "numbers@1", "numbers@default", "numbers@2", "numbers@best", "nobody", "a b", "", "-", "@"):
         answer = both.ask(ref, b'{"x":[[1,2]]}')
 
         assert (200 == answer.status) == (ref in ("numbers", "numbers@1", "numbers@default")), ref
 
 
-def test_a_version_that_is_put_out_of_memory_is_freed_though_it_was_served(both: Both) -> None:
+def test_a_served_version_is_freed_when_the_cache_evicts_it(both: Both) -> None:
     both.ask("numbers", b'{"x":[[1,2]]}')
     both.ask("mixed", rows_of("records", [["1", '"x"', "1", '"z"']] * 400, ['"a"', '"b"', '"c"', '"d"']))
     cache = both.services.version_cache
@@ -352,7 +352,7 @@ def test_a_version_that_is_put_out_of_memory_is_freed_though_it_was_served(both:
     assert [None, None] == [each() for each in loaded]
 
 
-def test_each_prediction_is_counted_in_the_statistics_of_its_version_whichever_way_it_goes(both: Both) -> None:
+def test_both_paths_count_in_the_statistics_of_the_version(both: Both) -> None:
     key = both.services.version_cache.get(Ref.parse("numbers")).version.key
 
     both.ask("numbers", b'{"x":[[1,2],[3,4]]}')
@@ -366,7 +366,7 @@ def test_each_prediction_is_counted_in_the_statistics_of_its_version_whichever_w
     assert min(counts.ns.values()) > 0
 
 
-def test_where_predictions_are_full_each_protocol_says_so_in_its_own_words(both: Both) -> None:
+def test_a_full_lane_is_answered_in_the_shape_of_each_protocol(both: Both) -> None:
     asked = [
         ("/api/v1/models/{ref}/predict", b'{"x":[[1,2]]}'),
         ("/v1/models/{name}:predict", b'{"instances":[[1,2]]}'),
@@ -379,7 +379,7 @@ def test_where_predictions_are_full_each_protocol_says_so_in_its_own_words(both:
     while entered[-1] is not None:
         entered.append(lane.enter())
 
-    # the heads are known by now
+    # the fast path has seen the heads by now
     answers = [both.ask("numbers", body, route=route) for route, body in asked]
 
     assert [503] * 3 == [answer.status for answer in answers]
@@ -388,7 +388,7 @@ def test_where_predictions_are_full_each_protocol_says_so_in_its_own_words(both:
         lane.leave()
 
 
-def test_the_routes_of_the_short_way_are_those_of_the_application(both: Both) -> None:
+def test_the_fast_path_has_routes_of_the_application(both: Both) -> None:
     app = create_app(both.services).app
     assert isinstance(app, FastAPI)
 
@@ -397,7 +397,7 @@ def test_the_routes_of_the_short_way_are_those_of_the_application(both: Both) ->
     }
 
 
-def test_the_documents_of_both_ways_are_json(both: Both) -> None:
+def test_the_documents_of_both_paths_are_json(both: Both) -> None:
     answer = both.ask("mixed", b'{"records":[{"d":"new","\\"q\\u00e9":1},{"d":"x","a":99}]}')
 
     assert 200 == answer.status

@@ -1,4 +1,4 @@
-"""Matrices without a Python object for each number: what is plain is read, and what is not is left to others."""
+"""Matrices without a Python object for each number: plain bodies are read, and others are left to the route."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_rows_are_read(key: str) -> None:
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP64"])
 @pytest.mark.parametrize("data", [X.tolist(), X.ravel().tolist()])
-def test_a_tensor_is_read_with_what_is_beside_it(datatype: str, data: list[Any]) -> None:
+def test_a_tensor_is_read_with_the_other_members_of_the_request(datatype: str, data: list[Any]) -> None:
     body = {"id": "7", "inputs": [tensor(datatype=datatype, data=data)], "outputs": [{"name": "label"}]}
 
     found = MatrixReader().read_tensor(json.dumps(body).encode(), NAMES)
@@ -63,11 +63,11 @@ def test_a_tensor_is_read_with_what_is_beside_it(datatype: str, data: list[Any])
         b"",
     ],
 )
-def test_what_is_not_plain_is_left_to_others(body: bytes) -> None:
+def test_a_body_that_is_not_plain_is_left_to_the_route(body: bytes) -> None:
     assert MatrixReader().read_tensor(body, NAMES) is None
 
 
-def test_a_matrix_in_bytes_is_read_where_it_lies() -> None:
+def test_a_matrix_in_bytes_is_read_in_place() -> None:
     head = {**tensor(), "datatype": "FP32", "parameters": {"binary_data_size": 48}}
     del head["data"]
     text = json.dumps({"inputs": [head]}).encode()

@@ -1,4 +1,4 @@
-"""Answers in typed forms: labels that are large integers keep their type there, or become texts where none holds them."""
+"""Responses in typed formats: labels that are large integers keep their type, or become texts where no type holds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every request meets before its route: heads, bodies and paths that are not as they should be, and page attacks."""
+"""Checks of every request before its route: wrong heads, bodies and paths, and attacks by web pages."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_is_none_is_answered_by_400_404_405_or_422(http: httpx.Client, service: Service, name: str) -> None:
+def test_a_wrong_name_is_answered_by_400_404_405_or_422(http: httpx.Client, service: Service, name: str) -> None:
     before = listed(http)
     connection = http_connection(service)
 
     for method, path in PATHS:
         body = b'{"version": 1}' if method in ("PUT", "PATCH", "POST") else None
-        # http.client sends the path as it is; httpx would tidy it up
+        # http.client sends the path as it is; httpx would normalise it
         connection.request(method, path.format(NAMES[name]), body, JSON if body else {})
         response = connection.getresponse()
         document = response.read()
@@ -82,7 +82,7 @@ def test_a_name_that_is_none_is_answered_by_400_404_405_or_422(http: httpx.Clien
 
 
 def http_connection(service: Service) -> http.client.HTTPConnection:
-    """Give a connection that sends what it is told."""
+    """Return a connection that sends paths as they are."""
     return http.client.HTTPConnection(urlsplit(service.url).netloc, timeout=30)
 
 
@@ -113,7 +113,7 @@ def test_a_head_within_the_limit_may_come_in_pieces(service: Service) -> None:
     assert 200 == answer.status_code
 
 
-def test_requests_that_come_in_one_piece_are_answered_one_after_the_other(service: Service) -> None:
+def test_requests_that_come_in_one_piece_are_answered_in_order(service: Service) -> None:
     paths = ["/livez", "/nowhere", "/docs", "/openapi.json", "/livez"]
 
     with connect(service.url) as connection:
@@ -126,12 +126,12 @@ def test_requests_that_come_in_one_piece_are_answered_one_after_the_other(servic
             answers.append((status, len(file.read(int(headers[b"content-length"])))))
 
     assert [200, 404, 200, 200, 200] == [status for status, _ in answers]
-    # one of them is larger than what is held back for the rest of a turn
+    # the largest response does not fit into the buffer
     assert max(size for _, size in answers) > BUFFER_BYTES
 
 
 @pytest.mark.parametrize("request_", [b"\x16\x03\x01\x02\x00\x01\x00", b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
-def test_what_is_no_http_is_400(service: Service, request_: bytes) -> None:
+def test_wrong_http_is_400(service: Service, request_: bytes) -> None:
     check_problem(exchange(service.url, request_), 400, "malformed")
 
 
@@ -197,7 +197,7 @@ def test_a_body_over_the_limit_is_413_whether_it_says_so_or_not(limited: httpx.C
 
 
 @pytest.mark.parametrize("declared", ["-1", "1e3", "9" * 30, "12, 12"])
-def test_a_length_that_is_none_is_refused(service: Service, declared: str) -> None:
+def test_a_wrong_content_length_is_refused(service: Service, declared: str) -> None:
     request = head(service.url, "POST", UPLOAD, "Content-Type: text/csv", f"Content-Length: {declared}")
 
     assert exchange(service.url, request).status_code in (400, 413)
@@ -212,7 +212,7 @@ def test_length_and_chunks_together_are_refused(service: Service) -> None:
     check_problem(exchange(service.url, request), 400, "malformed")
 
 
-def test_every_answer_has_an_id_and_the_caller_may_choose_it(http: httpx.Client) -> None:
+def test_every_answer_has_an_id_which_the_client_may_choose(http: httpx.Client) -> None:
     own = http.get("/livez", headers={"X-Request-ID": "my-id.7"})
     made = [http.get("/livez"), http.get("/nowhere"), http.get("/livez", headers={"X-Request-ID": "a b\x7f"})]
 
@@ -264,7 +264,7 @@ def test_a_page_of_another_origin_can_change_nothing(http: httpx.Client, origin:
     assert before == listed(http)
 
 
-def test_a_page_of_our_own_may(http: httpx.Client) -> None:
+def test_a_page_of_our_own_origin_may_send_requests(http: httpx.Client) -> None:
     own = str(http.base_url).rstrip("/")
 
     answer = http.delete("/api/v1/models/nobody", headers={"Origin": own})
@@ -279,6 +279,6 @@ def test_a_method_that_a_path_does_not_answer_is_405(http: httpx.Client) -> None
     assert {"GET", "POST"} == set(answer.headers["allow"].replace(" ", "").split(","))
 
 
-def test_a_path_that_is_none_is_404(http: httpx.Client) -> None:
+def test_an_unknown_path_is_404(http: httpx.Client) -> None:
     for path in ("/", "/api", "/api/v1", "/api/v1/datasets/", "/API/V1/datasets", "//livez"):
         check_problem(http.get(path), 404, "not_found")

@@ -1,4 +1,4 @@
-"""Bad input, over a real socket: each kind gets its status, says what was expected and where, and stores nothing."""
+"""Bad input over a real socket: each kind has its status, the response says what was expected and where, nothing is stored."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_an_encoded_body_is_refused(http: httpx.Client) -> None:
     check_problem(answer, 415, "unsupported_media_type")
 
 
-def test_many_faults_are_cut_to_twenty_and_four_kilobytes_without_an_echo(http: httpx.Client, penguins: Job) -> None:
+def test_at_most_twenty_faults_in_four_kilobytes_are_listed(http: httpx.Client, penguins: Job) -> None:
     secret = "swordfish" * 30
     records = [{"body_mass_g": secret, "bill_length_mm": secret} for _ in range(500)]
 

@@ -1,4 +1,4 @@
-"""Several serving processes on one data directory: one service to those who ask, whichever of them answers."""
+"""Several serving processes on one data directory: one service for its clients, whichever process answers."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def only(service: Service, process: int) -> Iterator[None]:
             os.kill(each, signal.SIGCONT)
 
 
-def each_answers(service: Service, method: str, path: str, **content: Any) -> list[httpx.Response]:
-    """Give the answer of each process."""
+def ask_each(service: Service, method: str, path: str, **content: Any) -> list[httpx.Response]:
+    """Return the answer of each process."""
     found = []
     for process in service.find("app.server.main"):
         with only(service, process):
@@ -75,34 +75,34 @@ def each_answers(service: Service, method: str, path: str, **content: Any) -> li
 
 
 def answered(service: Service, route: str) -> float:
-    """Give how many requests a route has answered, all processes together."""
+    """Return how many requests a route has answered, all processes together."""
     page = ask(service, "GET", "/metrics").text
     lines = re.findall(r"^http_server_request_duration_seconds_count(\{.*\}) (\S+)$", page, re.MULTILINE)
     return sum(float(count) for labels, count in lines if f'http_route="{route}"' in labels)
 
 
-def test_there_is_one_worker_and_as_many_serving_processes_as_were_asked_for(pair: Service) -> None:
+def test_there_are_one_worker_and_the_set_number_of_serving_processes(pair: Service) -> None:
     assert (2, 1) == (len(pair.find("app.server.main")), len(pair.find("app work")))
-    assert [2, 2] == [answer.json()["processes"] for answer in each_answers(pair, "GET", "/api/v1/system")]
+    assert [2, 2] == [answer.json()["processes"] for answer in ask_each(pair, "GET", "/api/v1/system")]
 
 
 def test_the_metrics_of_any_process_are_those_of_all(pair: Service) -> None:
     before = answered(pair, "/livez")
     for _ in range(3):
-        each_answers(pair, "GET", "/livez")
+        ask_each(pair, "GET", "/livez")
 
     assert [before + 6] * 3 == [answered(pair, "/livez") for _ in range(3)]
 
 
-def test_a_key_is_known_and_revoked_and_a_promotion_is_seen_everywhere(pair: Service) -> None:
+def test_every_process_sees_keys_and_promotions(pair: Service) -> None:
     made = ask(pair, "POST", "/api/v1/keys", json={"scopes": ["predict"]}).json()
     path = "/api/v1/models/m/predict"
 
     def statuses() -> set[int]:
-        return {answer.status_code for answer in each_answers(pair, "POST", path, key=made["key"], json=ROWS)}
+        return {answer.status_code for answer in ask_each(pair, "POST", path, key=made["key"], json=ROWS)}
 
     def versions() -> set[str]:
-        return {answer.headers["x-model"] for answer in each_answers(pair, "POST", path, json=ROWS)}
+        return {answer.headers["x-model"] for answer in ask_each(pair, "POST", path, json=ROWS)}
 
     until(lambda: statuses() == {200})
     assert {"m@1"} == versions()
@@ -126,7 +126,7 @@ def test_a_large_upload_is_read_whichever_process_took_it(pair: Service) -> None
         until(lambda path=path: ask(pair, "GET", path).json()["status"] == "ready")  # type: ignore[misc]
 
 
-def test_a_process_that_dies_under_load_is_started_again_and_the_rest_answers(pair: Service) -> None:
+def test_a_dead_process_is_started_again_and_the_others_answer(pair: Service) -> None:
     statuses: list[int] = []
     refused: list[httpx.Response] = []
     stop = threading.Event()
@@ -136,7 +136,7 @@ def test_a_process_that_dies_under_load_is_started_again_and_the_rest_answers(pa
             try:
                 answer = ask(pair, "POST", "/api/v1/models/m/predict", json=ROWS)
             except httpx.TransportError:
-                # what the process that died was at
+                # the request was at the process that died
                 continue
             statuses.append(answer.status_code)
             if answer.status_code == 503:
@@ -162,14 +162,14 @@ def test_a_process_that_dies_under_load_is_started_again_and_the_rest_answers(pa
     assert {200, 503} == set(statuses)
     for each in refused[:5]:
         check_problem(each, 503, "overloaded")
-    # what the dead one had counted by the last look is not lost
+    # the counts of the dead process at the last reading are not lost
     assert before < counted <= answered(pair, route)
     page = ask(pair, "GET", "/metrics").text
     full = re.findall(
         r'^fitserve_requests_refused_total\{.*lane="predictions".*reason="full".*\} (\S+)$', page, re.MULTILINE
     )
     assert float(full[0]) > 0
-    until(lambda: len(each_answers(pair, "GET", "/livez")) == 2)
+    until(lambda: len(ask_each(pair, "GET", "/livez")) == 2)
 
 
 def test_a_signal_drains_all_of_them(pair: Service) -> None:

@@ -1,4 +1,4 @@
-"""Promotions while others predict: no error, no answer that mixes versions, and news from other processes at once."""
+"""Promotions while clients predict: no error, no answer that mixes versions, and other processes' changes seen at once."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_deletion_is_followed_by_the_next_request(shared: tuple[Rooms, Service
         assert 404 == http.post(path("deleted"), json=BODY).status_code
 
 
-def test_versions_are_swapped_under_load_without_an_error_or_a_mixed_answer(shared: tuple[Rooms, Service]) -> None:
+def test_versions_are_swapped_under_load_without_a_mixed_answer(shared: tuple[Rooms, Service]) -> None:
     rooms, service = shared
     seen: set[str] = set()
 
@@ -100,7 +100,7 @@ def test_versions_are_swapped_under_load_without_an_error_or_a_mixed_answer(shar
                     else:
                         answer = await http.put("/api/v1/models/swapped/aliases/default", json={"version": version})
                         answer.raise_for_status()
-                    # who asks after the promotion gets what was promoted
+                    # a request after the promotion is answered by the promoted version
                     assert f"swapped@{version}" == (await http.post(path("swapped"), json=BODY)).headers["x-model"]
 
             callers = [asyncio.create_task(call()) for _ in range(CALLERS)]

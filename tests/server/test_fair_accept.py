@@ -1,4 +1,4 @@
-"""The door of one of several processes: one connection a turn, and none lost."""
+"""Accepting for one of several processes: one connection for each turn of the event loop, and no connection lost."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_each_turn_of_the_loop_accepts_one_connection(listener: socket.socket, f
     async def run() -> list[bytes]:
         nonlocal turn
         waiting = callers(listener, 8)
-        door = FairAcceptor(listener, make)
+        acceptor = FairAcceptor(listener, make)
         while len(made) < 8:
             turn += 1
             await asyncio.sleep(0)
-        door.close()
-        await door.wait_closed()
+        acceptor.close()
+        await acceptor.wait_closed()
         return [await hear(each) for each in waiting]
 
     with asyncio.Runner(loop_factory=factory) as runner:
@@ -69,12 +69,12 @@ def test_each_turn_of_the_loop_accepts_one_connection(listener: socket.socket, f
     assert sorted(set(made)) == made
 
 
-def test_what_comes_when_a_door_is_closed_waits_for_another(listener: socket.socket) -> None:
+def test_connections_wait_for_another_acceptor_when_one_is_closed(listener: socket.socket) -> None:
     async def run() -> None:
-        door = FairAcceptor(listener, Greeter)
+        acceptor = FairAcceptor(listener, Greeter)
         first = callers(listener, 4)
         assert [b"hello"] * 4 == [await hear(each) for each in first]
-        door.close()
+        acceptor.close()
         (late,) = callers(listener, 1)
         await asyncio.sleep(0.05)
         other = FairAcceptor(listener, Greeter)
@@ -84,15 +84,15 @@ def test_what_comes_when_a_door_is_closed_waits_for_another(listener: socket.soc
     asyncio.run(run())
 
 
-def test_where_no_descriptor_is_free_it_waits_and_says_so(
+def test_an_acceptor_waits_for_a_free_descriptor_and_logs_it(
     listener: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def run() -> None:
         (caller,) = callers(listener, 1)
-        door = FairAcceptor(listener, Greeter)
-        # those that are open stay so
+        acceptor = FairAcceptor(listener, Greeter)
+        # open connections stay open
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
         try:
             await asyncio.sleep(0.1)
@@ -100,7 +100,7 @@ def test_where_no_descriptor_is_free_it_waits_and_says_so(
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert "no connection can be accepted" in caplog.text
         assert b"hello" == await hear(caller)
-        door.close()
+        acceptor.close()
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(run())

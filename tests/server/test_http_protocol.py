@@ -1,4 +1,4 @@
-"""Connections that say what no client would: counted, ended in time, and answered in order."""
+"""Connections with hostile clients: counted, ended in time, and answered in order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONG = b"X-Long: " + b"v" * (MAX_HEAD_BYTES + 1) + b"\r\n"
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer how long the body is; on /deaf without reading it."""
+    """Answer with the length of the body; on /deaf without reading the body."""
     size, more = 0, scope["path"] != "/deaf"
     while more:
         message = await receive()
@@ -55,7 +55,7 @@ class NothingPlain:
 
 
 class Wire:
-    """A listening application, and what its connections are."""
+    """A listening application, and its connections."""
 
     def __init__(self, *, has_fast_path: bool) -> None:
         self.has_fast_path = has_fast_path
@@ -87,7 +87,7 @@ class Wire:
         return reader, writer
 
     def fill(self) -> None:
-        """Let no prediction in."""
+        """Fill the lane of predictions."""
         while self.lane.enter() is not None:
             pass
 
@@ -130,14 +130,14 @@ async def read(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
 
 
 async def ends(reader: asyncio.StreamReader) -> float:
-    """Wait for the end of a connection; gives how long that took."""
+    """Wait for the end of a connection; return how long that took, in seconds."""
     began = time.monotonic()
     with suppress(ConnectionResetError):
         assert b"" == await asyncio.wait_for(reader.read(), 10)
     return time.monotonic() - began
 
 
-def test_a_refused_request_leaves_the_one_before_it_as_it_was(run: Run) -> None:
+def test_a_refused_request_changes_nothing_of_the_one_before(run: Run) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         slow = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
@@ -150,7 +150,7 @@ def test_a_refused_request_leaves_the_one_before_it_as_it_was(run: Run) -> None:
     run(test)
 
 
-def test_a_large_body_before_the_beginning_of_a_head_is_none_of_it(run: Run) -> None:
+def test_a_large_body_does_not_count_in_the_head_behind_it(run: Run) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         size = MAX_HEAD_BYTES + 4000
@@ -168,7 +168,7 @@ def test_a_large_body_before_the_beginning_of_a_head_is_none_of_it(run: Run) -> 
 
 @pytest.mark.parametrize("piece", [1000, 200_000])
 @pytest.mark.parametrize("lines", [b"", UPGRADE])
-def test_a_head_that_is_too_large_is_431_however_it_comes(run: Run, lines: bytes, piece: int) -> None:
+def test_a_head_that_is_too_large_is_431_in_pieces_of_any_size(run: Run, lines: bytes, piece: int) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         head = HEAD + lines + 2 * LONG + b"\r\n"
@@ -212,7 +212,7 @@ def test_trailers_without_end_are_not_kept(run: Run, line: bytes) -> None:
         b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
     ],
 )
-def test_a_connection_that_says_no_more_ends(run: Run, after: bytes) -> None:
+def test_a_connection_without_another_request_ends(run: Run, after: bytes) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         writer.write(HEAD + b"Content-Length: 2\r\n\r\nok")
@@ -242,7 +242,7 @@ def test_a_body_that_nobody_reads_has_one_time_for_all_of_it(run: Run) -> None:
     run(test)
 
 
-def test_a_body_that_nobody_reads_does_not_end_a_connection_that_goes_on(run: Run) -> None:
+def test_unread_bodies_do_not_end_a_connection_with_more_requests(run: Run) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         for _ in range(8):
@@ -285,7 +285,7 @@ def test_refusals_that_are_never_read_do_not_pile_up(run: Run) -> None:
         (PREDICT + UPGRADE + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n", True),
     ],
 )
-def test_a_refusal_ends_the_connection_where_the_caller_means_it_to(run: Run, request_: bytes, closes: bool) -> None:
+def test_a_refusal_ends_the_connection_where_the_client_wants_it(run: Run, request_: bytes, closes: bool) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         wire.fill()
@@ -303,7 +303,7 @@ def test_a_refusal_ends_the_connection_where_the_caller_means_it_to(run: Run, re
 @pytest.mark.parametrize(
     "target", [b"GET /api/v1/models/predict", b"POST /api/v1/models?after=/predict", b"GET /v1/models/a:predict"]
 )
-def test_what_is_no_prediction_is_let_in_where_predictions_are_full(run: Run, target: bytes) -> None:
+def test_other_requests_are_answered_while_predictions_are_full(run: Run, target: bytes) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         wire.fill()
@@ -314,7 +314,7 @@ def test_what_is_no_prediction_is_let_in_where_predictions_are_full(run: Run, ta
     run(test)
 
 
-def test_whoever_goes_away_while_more_is_asked_leaves_no_traceback(run: Run) -> None:
+def test_a_client_that_goes_away_with_more_requests_is_no_error(run: Run) -> None:
     async def test(wire: Wire) -> None:
         failures: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
@@ -329,7 +329,7 @@ def test_whoever_goes_away_while_more_is_asked_leaves_no_traceback(run: Run) -> 
     run(test)
 
 
-def test_only_those_who_came_last_are_one_too_many(run: Run) -> None:
+def test_only_the_last_connections_are_too_many(run: Run) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         wire.state.connections |= {object() for _ in range(1000)}  # type: ignore[misc]
@@ -354,7 +354,7 @@ def written(lines: bytes, body: bytes, is_chunked: bool) -> bytes:
     return HEAD + lines + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(chunks) + b"0\r\n\r\n"
 
 
-def test_upgrades_are_ignored_however_they_are_cut(run: Run) -> None:
+def test_upgrades_are_ignored_in_pieces_of_any_size(run: Run) -> None:
     bodies = st.one_of(st.just(HEAD + b"\r\n"), st.binary(max_size=40))
     requests = st.lists(st.tuples(st.sampled_from([b"", UPGRADE]), bodies, st.booleans()), min_size=1, max_size=4)
 
@@ -406,7 +406,7 @@ def test_the_time_of_a_head_with_an_upgrade_ends_with_it(run: Run) -> None:
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-def test_a_refused_upgrade_leaves_its_connection_in_step(run: Run, is_chunked: bool) -> None:
+def test_the_request_behind_a_refused_upgrade_is_answered(run: Run, is_chunked: bool) -> None:
     async def test(wire: Wire) -> None:
         reader, writer = await wire.open()
         wire.fill()
@@ -427,7 +427,7 @@ def test_a_refused_upgrade_leaves_its_connection_in_step(run: Run, is_chunked: b
 @pytest.mark.parametrize(
     "last", [b"GARBAGE\r\n\r\n", b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", HEAD + LONG + b"\r\n"]
 )
-def test_what_ends_a_connection_waits_for_a_slow_answer_before_it(run: Run, last: bytes) -> None:
+def test_a_final_error_waits_for_a_slow_answer_before_it(run: Run, last: bytes) -> None:
     async def test(wire: Wire) -> None:
         wire.head_seconds = 0.05
         reader, writer = await wire.open()

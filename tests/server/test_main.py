@@ -1,4 +1,4 @@
-"""The serving process: how soon it is ready, what it holds, how it stops, and what it says."""
+"""The serving process: how soon it is ready, how much memory it has, how it stops, and what it prints."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from tests.service import Service
 
 DATA: dict[str, Any] = {"x": [[i % 7 / 7, i % 3 / 3] for i in range(60)], "y": [i % 2 for i in range(60)]}
 BRIEF: dict[str, Any] = {"data": DATA, "validation": None, "fit": {"epochs": 2}}
-#: deterministic operations are not XLA's, so that the first epoch ends seconds sooner
+#: deterministic operations are not compiled by XLA, so that the first epoch ends seconds sooner
 ENDLESS: dict[str, Any] = {"data": DATA, "validation": None, "fit": {"epochs": 100_000, "deterministic": True}}
 READY_SECONDS, STOP_SECONDS, MEGABYTES = 2, 25, 150
-#: what a machine that does other things at the same time may add to a bound in seconds
+#: factor by which a busy machine may exceed a bound in seconds
 BUSY = 2
-#: all that it has imported is 160,000 objects, which take 150 ms
+#: most objects that a search for garbage may look at: the imports alone are 160,000 objects, which take 150 ms
 MOST_SEARCHED = 50_000
-#: tells, at SIGUSR1, how many objects a search for garbage looks at, and whether there is one
+#: at SIGUSR1, writes how many objects a search for garbage looks at, and whether the search is enabled
 SEARCH = """
 import gc, os, pathlib, signal
 
-def tell(number, frame):
+def write(number, frame):
     part = pathlib.Path(os.environ["SEARCHED"] + ".part")
     part.write_text(f"{len(gc.get_objects())} {gc.isenabled()}")
     part.rename(os.environ["SEARCHED"])
 
-signal.signal(signal.SIGUSR1, tell)
+signal.signal(signal.SIGUSR1, write)
 """
 LIBRARIES = ("tensorflow", "keras", "polars")
 
 
 def mapped(pid: int) -> set[str]:
-    """Give the heavy libraries that a process has mapped."""
+    """Return the heavy libraries that a process has mapped."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     return {name for name in LIBRARIES if f"/{name}/" in maps}
 
 
-def test_it_is_small_soon_ready_and_gives_the_same_bits_after_a_restart(start: Start) -> None:
+def test_a_small_process_is_soon_ready_with_the_same_bits_as_before(start: Start) -> None:
     began = time.monotonic()
     service = start()
     seconds = [time.monotonic() - began]
@@ -75,7 +75,7 @@ def test_it_is_small_soon_ready_and_gives_the_same_bits_after_a_restart(start: S
     print(f"ready after {seconds} s; resident {at_start:.0f} MB, in use {resident:.0f} MB, its share {in_use:.0f} MB")
     assert before.probabilities == after.probabilities
     assert min(seconds) < READY_SECONDS * BUSY
-    # what it shares with the worker counts half
+    # memory that the process shares with the worker counts half
     assert max(at_start, in_use) < MEGABYTES
 
 
@@ -101,7 +101,7 @@ def test_a_search_for_garbage_keeps_no_request_waiting(
         service.stop()
 
 
-def test_sigterm_ends_streams_and_waits_answers_what_is_in_flight_and_requeues_the_job(start: Start) -> None:
+def test_sigterm_ends_waits_answers_requests_and_requeues_the_job(start: Start) -> None:
     service = start()
     with service.client() as client:
         job = client.train("stopped", **ENDLESS)
@@ -209,7 +209,7 @@ def test_every_process_dies_with_the_serving_one(start: Start) -> None:
 
 
 def _lines(service: Service) -> list[dict[str, Any]]:
-    """Give what a service logged; anything but one JSON object a line fails here."""
+    """Return what a service logged; a line that is not one JSON object fails here."""
     said = service.log.read_text().splitlines()
     return [json.loads(line) for line in said if not line.startswith("fitserve: ")]
 
@@ -243,7 +243,7 @@ def test_the_log_is_one_json_object_a_line_with_the_request_id(service: Service,
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_what_it_cannot_start_with_is_said_in_one_line(
+def test_a_setting_that_prevents_the_start_is_named_in_one_line(
     tmp_path: Path, settings: dict[str, str], code: int, said: str
 ) -> None:
     data_dir = Path(settings.pop("data_dir", tmp_path / "data"))
@@ -257,7 +257,7 @@ def test_what_it_cannot_start_with_is_said_in_one_line(
     assert "Traceback" not in errors
 
 
-def test_a_port_in_use_is_said_in_one_line(tmp_path: Path, service: Service) -> None:
+def test_a_port_in_use_is_named_in_one_line(tmp_path: Path, service: Service) -> None:
     port = str(httpx.URL(service.url).port)
 
     process = spawn(tmp_path / "data", "serve", port=port)
@@ -276,7 +276,7 @@ def small_disk(tmp_path: Path) -> Any:
         yield disk
 
 
-def test_a_full_disk_refuses_what_is_new_goes_on_predicting_and_recovers(small_disk: Path) -> None:
+def test_with_a_full_disk_predictions_go_on_and_the_rest_recovers(small_disk: Path) -> None:
     service = Service(small_disk / "data")
     with service.start().client() as client:
         try:

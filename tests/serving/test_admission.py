@@ -1,4 +1,4 @@
-"""Lanes: places in order of arrival, refusals that are counted, and no place that is lost."""
+"""Lanes: places in order of arrival, counted refusals, and no place that is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.serving.admission import Lane
 
 @pytest.fixture
 def lane() -> Iterator[Lane]:
-    """Two places, two who may wait, and as much time as anybody needs."""
+    """A lane of two places, in which two requests may wait for a minute."""
     made = Lane("tests", 2, 2, 60)
     yield made
     made.close()
@@ -32,7 +32,7 @@ async def hold(lane: Lane, until: asyncio.Event, order: list[int] | None = None,
         await until.wait()
 
 
-def test_those_who_find_no_place_wait_in_order_and_one_too_many_is_refused(lane: Lane) -> None:
+def test_requests_wait_in_order_and_one_too_many_is_refused(lane: Lane) -> None:
     async def run() -> None:
         done, order = asyncio.Event(), list[int]()
         tasks = [asyncio.create_task(hold(lane, done, order, i)) for i in range(4)]
@@ -53,7 +53,7 @@ def test_those_who_find_no_place_wait_in_order_and_one_too_many_is_refused(lane:
     asyncio.run(run())
 
 
-def test_one_whose_time_is_over_is_given_up_whether_it_waits_or_works() -> None:
+def test_a_late_request_is_given_up_whether_it_waits_or_works() -> None:
     lane = Lane("tests", 1, 1, 0.05)
 
     async def run() -> None:
@@ -62,7 +62,7 @@ def test_one_whose_time_is_over_is_given_up_whether_it_waits_or_works() -> None:
 
         assert [Busy, Busy] == [type(each) for each in ended]
         assert (0, 0, 0, 2) == (lane.running, lane.waiting, lane.refused, lane.expired)
-        # and the place is there for the next one
+        # the place is free for the next request
         async with lane.place():
             assert lane.running == 1
 
@@ -70,7 +70,7 @@ def test_one_whose_time_is_over_is_given_up_whether_it_waits_or_works() -> None:
     lane.close()
 
 
-def test_a_time_out_of_the_work_itself_is_not_taken_for_the_lane_s(lane: Lane) -> None:
+def test_a_time_out_of_the_work_is_not_one_of_the_lane(lane: Lane) -> None:
     async def run() -> None:
         async with lane.place():
             raise TimeoutError
@@ -80,7 +80,7 @@ def test_a_time_out_of_the_work_itself_is_not_taken_for_the_lane_s(lane: Lane) -
     assert (0, 0) == (lane.running, lane.expired)
 
 
-def test_the_work_of_a_lane_has_as_many_threads_as_places(lane: Lane) -> None:
+def test_a_lane_has_as_many_threads_as_places(lane: Lane) -> None:
     names: set[str] = set()
 
     def work() -> int:
@@ -94,7 +94,7 @@ def test_the_work_of_a_lane_has_as_many_threads_as_places(lane: Lane) -> None:
     assert 1 <= len(names) <= 2
 
 
-def test_who_is_refused_is_told_to_come_back_when_those_ahead_will_be_done() -> None:
+def test_a_refusal_says_when_the_requests_ahead_will_have_ended() -> None:
     lane = Lane("tests", 1, 10, 60)
 
     async def run() -> int:
@@ -112,12 +112,12 @@ def test_who_is_refused_is_told_to_come_back_when_those_ahead_will_be_done() -> 
         await asyncio.gather(*tasks)
         return refused.value.retry_seconds
 
-    # eleven, each as long as the one before them took
+    # eleven requests, each of which takes as long as the first
     assert asyncio.run(run()) >= 4
     lane.close()
 
 
-def test_those_who_end_together_are_no_reason_to_come_back_later() -> None:
+def test_requests_that_end_together_count_as_many_completions() -> None:
     lane = Lane("tests", 1, 9, 60)
     for _ in range(2):
         assert None not in [lane.enter() for _ in range(10)]
@@ -126,12 +126,12 @@ def test_those_who_end_together_are_no_reason_to_come_back_later() -> None:
         for _ in range(10):
             lane.leave()
 
-    # ten in 0.3 s; if each took that long, it were 3 s
+    # ten requests ended in 0.3 s; ten of 0.3 s each would take 3 s
     assert refused.retry_seconds < 3
     lane.close()
 
 
-def test_what_went_to_its_route_ends_once() -> None:
+def test_a_request_that_goes_to_its_route_counts_as_one_completion() -> None:
     lane = Lane("tests", 1, 9, 60)
     for _ in range(5):
         for has_ended in (False, True):
@@ -141,12 +141,12 @@ def test_what_went_to_its_route_ends_once() -> None:
             lane.leave(has_ended=has_ended)
     assert None not in [lane.enter() for _ in range(10)]
 
-    # to come twice is no reason to believe that each takes half as long
+    # a request that is counted twice would seem to take half as long
     assert lane.refusal().retry_seconds >= 2
     lane.close()
 
 
-def test_a_lonely_one_is_no_measure_of_how_many_can_be_at_work_at_once() -> None:
+def test_a_completion_with_free_places_is_not_measured() -> None:
     lane = Lane("tests", 4, 96, 60)
     assert lane.enter() is not None
     time.sleep(0.3)
@@ -158,13 +158,13 @@ def test_a_lonely_one_is_no_measure_of_how_many_can_be_at_work_at_once() -> None
 
 
 def worked(lane: Lane, work: Callable[[], object], seconds_ago: float = 0) -> asyncio.Task[object]:
-    """Enter, and work."""
+    """Enter a lane, and work."""
     entered = lane.enter()
     assert entered is not None
     return asyncio.create_task(lane.work(work, entered - seconds_ago))
 
 
-def test_a_thread_that_is_free_takes_what_waits_without_the_event_loop(lane: Lane) -> None:
+def test_a_free_thread_takes_the_next_work_without_the_event_loop(lane: Lane) -> None:
     ended: list[float] = []
 
     def work() -> None:
@@ -175,7 +175,7 @@ def test_a_thread_that_is_free_takes_what_waits_without_the_event_loop(lane: Lan
         tasks = [worked(lane, work) for _ in range(4)]
         await asyncio.sleep(0)
         assert (2, 2, 0) == (lane.at_work, lane.waiting, lane.passing)
-        # two at once, and the event loop does other things
+        # two requests work at once while the event loop does other things
         threading.Event().wait(0.3)
         now = time.perf_counter()
         await asyncio.gather(*tasks)
@@ -187,7 +187,7 @@ def test_a_thread_that_is_free_takes_what_waits_without_the_event_loop(lane: Lan
     assert 0 == lane.present
 
 
-def test_no_more_than_one_for_each_place_waits_ahead_of_those_who_need_a_place() -> None:
+def test_one_request_for_each_place_waits_at_the_threads() -> None:
     lane, order = Lane("tests", 1, 20, 60), list[str]()
 
     def work(name: str) -> None:
@@ -212,11 +212,11 @@ def test_no_more_than_one_for_each_place_waits_ahead_of_those_who_need_a_place()
     lane.close()
 
 
-def test_work_whose_time_is_over_before_a_thread_is_free_is_never_begun() -> None:
+def test_work_that_is_late_before_a_thread_is_free_never_begins() -> None:
     lane, done, begun = Lane("tests", 1, 4, 0.1), threading.Event(), list[int]()
 
     async def run() -> list[object]:
-        # at the thread, behind it, in the queue, and too late
+        # requests in the thread, behind it, in the queue, and too late
         tasks = [worked(lane, done.wait), *(worked(lane, lambda: begun.append(1)) for _ in range(2))]
         tasks.append(worked(lane, lambda: begun.append(2), seconds_ago=1))
         ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -247,7 +247,7 @@ STEPS = ("come", "enter", "end", "leave", "work", "cancel", "end_and_cancel")
     waiting=st.integers(1, 3),
     steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9), st.integers(0, 9)), max_size=40),
 )
-def test_whoever_comes_ends_or_gives_up_no_place_is_lost_or_used_twice(
+def test_no_place_is_lost_or_used_twice_in_any_order_of_steps(
     places: int, waiting: int, steps: list[tuple[str, int, int]]
 ) -> None:
     lane = Lane("tests", places, waiting, 60)
@@ -272,7 +272,7 @@ def test_whoever_comes_ends_or_gives_up_no_place_is_lost_or_used_twice(
             elif step == "cancel" and live:
                 live[one % len(live)][0].cancel()
             elif step == "end_and_cancel" and live:
-                # as one leaves, the one who is handed the place is given up
+                # while one request leaves, the request that gets its place is cancelled
                 live[one % len(live)][1].set()
                 await asyncio.sleep(0)
                 live[other % len(live)][0].cancel()
@@ -294,7 +294,7 @@ def test_whoever_comes_ends_or_gives_up_no_place_is_lost_or_used_twice(
     lane.close()
 
 
-def test_those_who_pass_take_no_place_from_those_who_wait(lane: Lane) -> None:
+def test_requests_without_a_place_take_none_from_the_others(lane: Lane) -> None:
     async def run() -> None:
         passing = [lane.enter() for _ in range(3)]
         async with lane.place():

@@ -17,7 +17,7 @@ from app.client import Job
 from tests.service import Service
 from tests.shared_services import KEY
 from tests.tensors import LENGTH, Input, as_bytes, as_json
-from tests.wire import JSON, check_plain, connect, exchange, head, read_answer
+from tests.wire import JSON, check_protocol_error, connect, exchange, head, read_answer
 
 DEEP = 100_000
 LONG_NUMBER = "9" * 5000
@@ -171,7 +171,7 @@ CASES = {
 def test_a_bad_body_is_told_what_is_wrong(http: httpx.Client, versioned: list[Job], case: str) -> None:
     path, body, words = CASES[case]
 
-    assert words in check_plain(http.post(path, content=body), 400)
+    assert words in check_protocol_error(http.post(path, content=body), 400)
 
 
 def test_the_last_of_duplicate_keys_counts(http: httpx.Client, versioned: list[Job]) -> None:
@@ -192,7 +192,7 @@ def test_a_length_that_is_no_number_is_refused(http: httpx.Client, versioned: li
 
     answer = http.post("/v2/models/versioned/infer", content=body, headers=[(LENGTH.encode(), length.encode())])
 
-    assert "number of bytes" in check_plain(answer, 400)
+    assert "number of bytes" in check_protocol_error(answer, 400)
 
 
 @pytest.mark.parametrize("tensor", [ROWS, TEXTS], ids=["numbers", "texts"])
@@ -202,11 +202,11 @@ def test_lengths_that_lie_are_refused(http: httpx.Client, versioned: list[Job], 
     assert http.post("/v2/models/versioned/infer", content=body, headers=headers).is_success
 
     for other in (0, 1, length - 1, length + 1, len(body), len(body) + 1, 10**15 - 1):
-        check_plain(http.post("/v2/models/versioned/infer", content=body, headers={LENGTH: str(other)}), 400)
-    check_plain(http.post("/v2/models/versioned/infer", content=body), 400)
+        check_protocol_error(http.post("/v2/models/versioned/infer", content=body, headers={LENGTH: str(other)}), 400)
+    check_protocol_error(http.post("/v2/models/versioned/infer", content=body), 400)
     for cut in range(1, len(body) - length + 1):
-        check_plain(http.post("/v2/models/versioned/infer", content=body[:-cut], headers=headers), 400)
-    check_plain(http.post("/v2/models/versioned/infer", content=body + b"\0", headers=headers), 400)
+        check_protocol_error(http.post("/v2/models/versioned/infer", content=body[:-cut], headers=headers), 400)
+    check_protocol_error(http.post("/v2/models/versioned/infer", content=body + b"\0", headers=headers), 400)
 
 
 @pytest.mark.parametrize("size", [-1, 0, 15, 17, 2**70, True, "16", 16.0, [16]])
@@ -216,7 +216,7 @@ def test_a_size_that_lies_is_refused(http: httpx.Client, versioned: list[Job], s
 
     answer = http.post("/v2/models/versioned/infer", content=text + ROWS.raw(), headers={LENGTH: str(len(text))})
 
-    assert "binary_data_size" in check_plain(answer, 400)
+    assert "binary_data_size" in check_protocol_error(answer, 400)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_texts_that_are_none_are_refused(http: httpx.Client, versioned: list[Job
 
     answer = http.post("/v2/models/versioned/infer", content=text + raw, headers={LENGTH: str(len(text))})
 
-    assert "'a'" in check_plain(answer, 400)
+    assert "'a'" in check_protocol_error(answer, 400)
 
 
 def test_a_changed_body_is_answered_or_refused(http: httpx.Client, versioned: list[Job]) -> None:
@@ -247,7 +247,7 @@ def test_a_changed_body_is_answered_or_refused(http: httpx.Client, versioned: li
                 changed[at : at + chosen.randint(0, 2)] = chosen.choice([b"", b"[", b"\xff", b"9", b'"', b"\0", b"NaN"])
             answer = http.post(path, content=bytes(changed), headers=headers)
             if answer.status_code != 200:
-                check_plain(answer, 400)
+                check_protocol_error(answer, 400)
 
 
 def test_a_body_may_be_compressed_within_its_limit(http: httpx.Client, versioned: list[Job], service: Service) -> None:
@@ -260,21 +260,21 @@ def test_a_body_may_be_compressed_within_its_limit(http: httpx.Client, versioned
         headers = {"Content-Encoding": encoding}
         assert expected == http.post(path, content=compress(body), headers=headers).content
         bomb = compress(b" " * 50_000_000)
-        assert "when decompressed" in check_plain(http.post(path, content=bomb, headers=headers), 413)
-        check_plain(http.post(path, content=compress(body)[:-3], headers=headers), 400)
-        check_plain(http.post(path, content=body, headers=headers), 400)
-    check_plain(http.post(path, content=body, headers={"Content-Encoding": "br"}), 415)
+        assert "when decompressed" in check_protocol_error(http.post(path, content=bomb, headers=headers), 413)
+        check_protocol_error(http.post(path, content=compress(body)[:-3], headers=headers), 400)
+        check_protocol_error(http.post(path, content=body, headers=headers), 400)
+    check_protocol_error(http.post(path, content=body, headers={"Content-Encoding": "br"}), 415)
 
 
 def test_a_body_over_the_limit_is_413_and_one_that_stops_is_408(limited: httpx.Client) -> None:
     url = str(limited.base_url)
     for path in ("/v1/models/m:predict", "/v2/models/m/infer"):
         for content in (b" " * 1001, iter([b" " * 1001])):
-            assert "1000 bytes" in check_plain(limited.post(path, content=content), 413)
+            assert "1000 bytes" in check_protocol_error(limited.post(path, content=content), 413)
         with connect(url) as connection:
             connection.sendall(head(url, "POST", path, "Content-Length: 100") + b"{")
             answer = read_answer(connection)
-        assert "in time" in check_plain(answer, 408)
+        assert "in time" in check_protocol_error(answer, 408)
 
 
 @pytest.mark.parametrize(
@@ -309,13 +309,13 @@ def test_what_leads_nowhere_is_told_so(
 ) -> None:
     answer = http.request(method, path)
 
-    assert words in check_plain(answer, status)
+    assert words in check_protocol_error(answer, status)
     assert (status == 405) == ("allow" in answer.headers)
 
 
 @pytest.mark.parametrize("body", ["[]", "{", '{"ready": 1}', "x" * 2_000_000])
 def test_a_bad_question_to_the_repository_is_refused(http: httpx.Client, body: str) -> None:
-    check_plain(http.post("/v2/repository/index", content=body), 413 if len(body) > 9999 else 400)
+    check_protocol_error(http.post("/v2/repository/index", content=body), 413 if len(body) > 9999 else 400)
 
 
 def test_keys_hosts_and_heads_are_refused_in_the_same_shape(
@@ -323,12 +323,12 @@ def test_keys_hosts_and_heads_are_refused_in_the_same_shape(
 ) -> None:
     for path in ("/v1/models/nobody:predict", "/v2/models/nobody/infer"):
         answer = locked.post(path, content=b"{}")
-        check_plain(answer, 401)
+        check_protocol_error(answer, 401)
         assert "Bearer" == answer.headers["www-authenticate"]
-        check_plain(locked.post(path, content=b"{}", headers={"Authorization": f"Bearer {KEY}"}), 404)
-        check_plain(http.post(path, content=b"{}", headers={"Host": "evil.example"}), 403)
-        check_plain(http.post(path, content=b"{}", headers={"Origin": "https://evil.example"}), 403)
-        check_plain(exchange(service.url, head(service.url, "POST", path, "X-Large: " + "a" * 17_000)), 431)
+        check_protocol_error(locked.post(path, content=b"{}", headers={"Authorization": f"Bearer {KEY}"}), 404)
+        check_protocol_error(http.post(path, content=b"{}", headers={"Host": "evil.example"}), 403)
+        check_protocol_error(http.post(path, content=b"{}", headers={"Origin": "https://evil.example"}), 403)
+        check_protocol_error(exchange(service.url, head(service.url, "POST", path, "X-Large: " + "a" * 17_000)), 431)
 
 
 def test_a_request_id_comes_back_and_the_metrics_count_the_route(http: httpx.Client, versioned: list[Job]) -> None:

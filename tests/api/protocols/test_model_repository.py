@@ -15,7 +15,7 @@ from app.records.rooms import Rooms
 from app.settings import Settings
 from app.wiring import Services, open_services
 from tests.stored_rows import train
-from tests.wire import check_plain
+from tests.wire import check_protocol_error
 
 Ask = Callable[..., httpx.Response]
 
@@ -50,7 +50,7 @@ def ask(services: Services) -> Ask:
 def test_a_damaged_version_is_told_from_the_moment_that_it_was_tried(ask: Ask) -> None:
     for path in ("/v2/models/m/versions/1/ready", "/v1/models/m/versions/1:predict", "/v2/models/m/versions/1/infer"):
         answer = ask("POST" if path.endswith(("predict", "infer")) else "GET", path)
-        assert "m@1" in check_plain(answer, 503)
+        assert "m@1" in check_protocol_error(answer, 503)
 
     states = ask("GET", "/v1/models/m").json()
     assert ("m", True) == (states["name"], states["ready"])
@@ -65,10 +65,10 @@ def test_a_damaged_version_is_told_from_the_moment_that_it_was_tried(ask: Ask) -
 def test_a_model_whose_default_is_damaged_is_not_ready(ask: Ask, services: Services) -> None:
     services.rooms.aliases.set("m", "default", 1)
 
-    check_plain(ask("POST", "/v2/repository/models/m/load"), 503)
+    check_protocol_error(ask("POST", "/v2/repository/models/m/load"), 503)
 
     assert ask("GET", "/v1/models/m").json()["ready"] is False
-    check_plain(ask("GET", "/v2/models/m/ready"), 503)
+    check_protocol_error(ask("GET", "/v2/models/m/ready"), 503)
     assert ask("GET", "/v2/models/m/versions/2/ready").is_success
 
 
@@ -76,7 +76,7 @@ def test_a_model_without_a_default_is_not_ready_and_its_versions_are(ask: Ask, s
     services.rooms.aliases.delete("m", "default")
 
     assert ask("GET", "/v1/models/m").json()["ready"] is False
-    assert "m@default" in check_plain(ask("POST", "/v1/models/m:predict"), 404)
+    assert "m@default" in check_protocol_error(ask("POST", "/v1/models/m:predict"), 404)
     assert ask("POST", "/v1/models/m/versions/2:predict", content=b'{"instances": [[1, "x"]]}').is_success
 
 
@@ -84,7 +84,7 @@ def test_a_service_that_stops_is_alive_and_not_ready(ask: Ask, services: Service
     services.drain()
 
     assert ask("GET", "/v2/health/live").is_success
-    check_plain(ask("GET", "/v2/health/ready"), 503)
+    check_protocol_error(ask("GET", "/v2/health/ready"), 503)
 
 
 def test_a_failure_of_ours_has_the_same_shape(ask: Ask, services: Services) -> None:
@@ -92,5 +92,5 @@ def test_a_failure_of_ours_has_the_same_shape(ask: Ask, services: Services) -> N
     kept, services.rooms = services.rooms, None  # type: ignore[assignment]
 
     for path in ("/v1/models", "/v2/models"):
-        assert "failed" in check_plain(ask("GET", path), 500)
+        assert "failed" in check_protocol_error(ask("GET", path), 500)
     services.rooms = kept

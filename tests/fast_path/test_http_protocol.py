@@ -1,4 +1,4 @@
-"""What holds for every request holds for a plain prediction, which meets no route: each duty on a real socket."""
+"""Duties of every request, kept for plain predictions, which no route sees: each duty on a real socket."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PATH = "/api/v1/models/numbers/predict"
 BODY = b'{"x":[[1,2]]}'
 TENSOR = b'{"inputs":[{"name":"m","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'
 BEARER = {"Authorization": f"Bearer {KEY}"}
-#: by the route: a query that says what is meant anyway is nothing that the short way reads
+#: a query that changes nothing, and that the fast path leaves to the route
 BY_ROUTE = {"on_error": "fail"}
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Service]:
     """A service with a key, small limits, and versions that were published before it started."""
-    folder = tmp_path_factory.mktemp("hot") / "data"
+    folder = tmp_path_factory.mktemp("fast") / "data"
     folder.mkdir()
     shutil.copy(migrated, folder / "fitserve.db")
     rooms = open_rooms(Settings(data_dir=folder))
@@ -150,7 +150,7 @@ def test_requests_that_come_together_are_answered_in_order(service: Service) -> 
         return came.read(size)
 
     with connect(service.url) as connection, connection.makefile("rb") as came:
-        # once with heads that are new to the connection, and once with known ones
+        # the second time the fast path knows the heads
         for _ in range(2):
             connection.sendall(b"".join(requests))
             assert alone == [read(came) for _ in requests]
@@ -159,7 +159,7 @@ def test_requests_that_come_together_are_answered_in_order(service: Service) -> 
                 assert answer == read(came)
 
 
-def test_a_request_that_is_the_last_of_its_connection_is_answered_and_ends_it(service: Service) -> None:
+def test_the_last_request_of_a_connection_is_answered_and_ends_it(service: Service) -> None:
     about = ("Content-Type: application/json", f"Authorization: Bearer {KEY}", f"Content-Length: {len(BODY)}")
 
     with connect(service.url) as connection:
@@ -170,8 +170,8 @@ def test_a_request_that_is_the_last_of_its_connection_is_answered_and_ends_it(se
         assert b"" == connection.recv(1)
 
 
-def ask_at_once(connection: socket.socket, service: Service, key: str = KEY, body: bytes = BODY) -> Answer:
-    """Send head and body in one piece: its head is known when it comes again."""
+def send_at_once(connection: socket.socket, service: Service, key: str = KEY, body: bytes = BODY) -> Answer:
+    """Send head and body in one piece: the fast path knows the head when it comes again."""
     about = ("Content-Type: application/json", f"Authorization: Bearer {key}", f"Content-Length: {len(body)}")
     connection.sendall(head(service.url, "POST", PATH, *about) + body)
     return read_answer(connection)
@@ -181,21 +181,21 @@ def test_a_known_head_asks_for_its_key_again(service: Service, http: httpx.Clien
     made = http.post("/api/v1/keys", json={"scopes": ["predict"]}).json()
 
     with connect(service.url) as connection:
-        assert [200] * 3 == [ask_at_once(connection, service, made["key"]).status_code for _ in range(3)]
+        assert [200] * 3 == [send_at_once(connection, service, made["key"]).status_code for _ in range(3)]
         http.delete(f"/api/v1/keys/{made['id']}").raise_for_status()
         for _ in range(2):
-            check_problem(ask_at_once(connection, service, made["key"]), 401, "unauthorized")
+            check_problem(send_at_once(connection, service, made["key"]), 401, "unauthorized")
 
 
-def test_known_requests_go_on_as_long_as_they_come(service: Service) -> None:
+def test_a_known_request_may_be_sent_many_times(service: Service) -> None:
     with connect(service.url) as connection:
-        answers = [ask_at_once(connection, service, body=BODY + b" " * 900) for _ in range(60)]
+        answers = [send_at_once(connection, service, body=BODY + b" " * 900) for _ in range(60)]
 
     assert {200} == {answer.status_code for answer in answers}
     assert 60 == len({answer.headers["x-request-id"] for answer in answers})
 
 
-def test_a_caller_that_goes_away_leaves_nothing_behind(service: Service, http: httpx.Client) -> None:
+def test_a_client_that_goes_away_leaves_nothing_behind(service: Service, http: httpx.Client) -> None:
     about = ("Content-Type: application/json", f"Authorization: Bearer {KEY}", "Content-Length: 100")
     for sent in (b"", BODY):
         with connect(service.url) as connection:
@@ -209,7 +209,7 @@ def test_a_caller_that_goes_away_leaves_nothing_behind(service: Service, http: h
 
 
 def figures(http: httpx.Client, name: str, **labels: str) -> list[float]:
-    """Give a metric's values in the lines that have these labels."""
+    """Return a metric's values in the lines that have these labels."""
     lines = http.get("/metrics").text.splitlines()
     of_it = [line for line in lines if re.match(rf"{name}(\{{|_requests?\{{|[a-z_]*\{{)", line)]
     return [float(line.rpartition(" ")[2]) for line in of_it if all(f'{k}="{v}"' in line for k, v in labels.items())]
@@ -225,7 +225,9 @@ def figures(http: httpx.Client, name: str, **labels: str) -> list[float]:
         ("/v2/models/numbers/versions/1/infer", TENSOR, "/v2/models/{name}/versions/{n}/infer"),
     ],
 )
-def test_it_is_counted_among_the_requests_of_the_route(http: httpx.Client, path: str, body: bytes, route: str) -> None:
+def test_a_prediction_is_counted_among_the_requests_of_the_route(
+    http: httpx.Client, path: str, body: bytes, route: str
+) -> None:
     labels = {
         "http_route": route,
         "http_request_method": "POST",
@@ -263,7 +265,7 @@ def test_an_answer_has_an_id_and_the_headers_of_every_answer(http: httpx.Client)
     assert "server" not in own.headers
 
 
-def test_it_has_a_line_in_the_log(service: Service, http: httpx.Client) -> None:
+def test_a_prediction_has_a_line_in_the_log(service: Service, http: httpx.Client) -> None:
     predict(http, headers={"X-Request-ID": "one-in-the-log"})
     predict(http, headers={"X-Request-ID": "two-in-the-log"}, params=BY_ROUTE)
 
@@ -281,7 +283,7 @@ def test_it_has_a_line_in_the_log(service: Service, http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}])
-def test_where_no_key_is_needed_a_page_elsewhere_may_not_ask(limited: httpx.Client, headers: dict[str, str]) -> None:
+def test_a_page_of_another_origin_may_not_predict_without_a_key(limited: httpx.Client, headers: dict[str, str]) -> None:
     check_problem(predict(limited, headers=headers), 403, "forbidden")
 
 
@@ -295,18 +297,20 @@ def test_where_no_key_is_needed_a_page_elsewhere_may_not_ask(limited: httpx.Clie
         ({"Accept": "text/html"}, 406),
     ],
 )
-def test_what_is_not_plain_is_told_what_is_wrong(http: httpx.Client, headers: dict[str, str], status: int) -> None:
+def test_a_request_that_is_not_plain_is_told_what_is_wrong(
+    http: httpx.Client, headers: dict[str, str], status: int
+) -> None:
     check_problem(predict(http, headers=headers), status)
 
 
 @pytest.mark.parametrize("accept", ["text/csv", "application/x-npz", "application/json;q=0.5, */*;q=0.1"])
-def test_another_form_of_answer_is_the_routes(http: httpx.Client, accept: str) -> None:
+def test_the_route_answers_in_other_formats(http: httpx.Client, accept: str) -> None:
     answer = predict(http, headers={"Accept": accept})
 
     assert (200, accept.partition(";")[0]) == (answer.status_code, answer.headers["content-type"].partition(";")[0])
 
 
-def test_what_is_under_way_when_the_service_stops_is_answered(service: Service) -> None:
+def test_a_request_under_way_is_answered_when_the_service_stops(service: Service) -> None:
     about = ("Content-Type: application/json", f"Authorization: Bearer {KEY}", f"Content-Length: {len(BODY)}")
 
     # the last test of this service

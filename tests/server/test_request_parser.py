@@ -1,4 +1,4 @@
-"""A request that asks for another protocol is answered as if it did not ask: once, with its body, and in sync."""
+"""A request that asks for another protocol is answered as any other: once, with its body, and the next request after it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tensors import Input, as_bytes
 from tests.wire import Answer, check_problem, connect, exchange, head, read_answers
 
 H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
-#: by name: the lines of a head that asks for another protocol
+#: lines of a head that asks for another protocol, by a name
 UPGRADES = {
     "curl": H2C,
     "a WebSocket": (
@@ -97,7 +97,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterato
     publish_models(rooms)
     rooms.close()
     running = Service(folder, {"workers": "0"}).start()
-    # equal bytes are 201 only once
+    # the first upload of a table is answered with 201, the later ones with 200
     exchange(running.url, write(running.url, REQUESTS["upload"]))
     yield running
     assert running.stop() == 0
@@ -134,7 +134,7 @@ ARRIVALS = ("at once", "the body later", "a part of the body with the head", "sm
 
 
 def answers(url: str, pieces: Iterable[bytes], pause_seconds: float = 0.01) -> list[Answer]:
-    """Send these pieces on one connection; gives every answer that comes until its end."""
+    """Send these pieces on one connection; return every answer that comes until its end."""
     with connect(url) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -145,7 +145,7 @@ def answers(url: str, pieces: Iterable[bytes], pause_seconds: float = 0.01) -> l
 
 
 def said(answer: Answer) -> tuple[int, bytes, dict[str, str]]:
-    """Give what an answer says at any time."""
+    """Return the parts of an answer that do not change from time to time."""
     return (
         answer.status_code,
         answer.content,
@@ -154,7 +154,7 @@ def said(answer: Answer) -> tuple[int, bytes, dict[str, str]]:
 
 
 def check_ignored(service: Service, request: Request, upgrade: Iterable[str], framing: str, arrival: str) -> None:
-    """Assert that there is one answer, that of the same request without an upgrade, and then the next one's."""
+    """Assert that there is one answer, that of the same request without an upgrade, and then the answer of the next request."""
     url = service.url
     expected = exchange(url, write(url, request, (), framing))
     assert request.status == expected.status_code, expected.content
@@ -222,7 +222,7 @@ def test_thousands_of_upgrades_in_one_piece_are_answered(service: Service) -> No
     assert [200] * 1501 == [answer.status_code for answer in came]
 
 
-def test_a_head_with_an_upgrade_that_came_before_is_answered_again(service: Service) -> None:
+def test_a_known_head_with_an_upgrade_is_answered_again(service: Service) -> None:
     url = service.url
     request = head(url, "POST", PREDICT.path, JSON, *H2C, f"Content-Length: {len(BODY)}")
     alone = [exchange(url, write(url, PREDICT._replace(body=body))).content for body in (BODY, b'{"x":[[3,4]]}')]
@@ -234,7 +234,7 @@ def test_a_head_with_an_upgrade_that_came_before_is_answered_again(service: Serv
 
 
 @pytest.mark.parametrize("arrival", ARRIVALS)
-def test_a_caller_with_an_upgrade_is_told_to_send_its_body(service: Service, arrival: str) -> None:
+def test_a_client_with_an_upgrade_is_asked_for_its_body(service: Service, arrival: str) -> None:
     url = service.url
     with_upgrade, without = (write(url, PREDICT, (*upgrade, "Expect: 100-continue")) for upgrade in (H2C, ()))
 
@@ -292,7 +292,7 @@ def test_connect_is_refused_and_ends_the_connection(
         ("X: a", " Content-Length: 3"),
     ],
 )
-def test_a_length_that_is_none_is_refused_beside_an_upgrade(service: Service, framing: tuple[str, ...]) -> None:
+def test_a_wrong_length_is_refused_beside_an_upgrade(service: Service, framing: tuple[str, ...]) -> None:
     url = service.url
     for lines in ((*framing, *H2C), (*H2C, *framing)):
         came = answers(url, [head(url, "POST", PREDICT.path, JSON, *lines), b"abc", last(url)])
@@ -319,7 +319,7 @@ def test_curl_may_ask_for_http_2(service: Service) -> None:
     for name in ("predict", "upload", "V1"):
         request = REQUESTS[name]
         lines = [word for line in request.lines for word in ("-H", line)]
-        # the second of two on one connection asks again
+        # curl sends both requests on one connection, and asks for HTTP/2 with each
         to = [f"{url}{request.path}"] * 2
         ended = subprocess.run(
             [*command, *lines, "--data-binary", "@-", "--output", "-", to[0], "--output", "-", to[1]],
