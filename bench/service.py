@@ -1,8 +1,8 @@
-"""`python -m bench.service`: what the service costs on this machine, through real processes on loopback.
+"""`python -m bench.service`: start-up time, memory, time to a served model, and the cost of a prediction.
 
-Times depend on the machine and on what else it does. What carries over is the ratio to a bare ASGI application
-that reads the same body and answers a constant: both are loaded in turns, round by round, from a third process.
-Writes `bench/results/service.json`.
+Measures real processes on loopback. Times depend on the machine and on its other work. The ratio to a bare ASGI application,
+which reads the same body and answers a constant, can be compared between machines: a third process loads both in turns, round
+by round. Writes `bench/results/service.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LIBRARIES = ("fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy", "keras", "t
 STARTS, TRAININGS, ROUNDS = 3, 2, 4
 CONNECTIONS, LOAD_SECONDS = 32, 1.0
 SMALL_TABLE, WIDE_TABLE = (150, 4), (60, 784)
-#: no round begins after the first; what else is waited for must have happened by the second
+#: no round begins after the first time; the second is the limit for everything that is waited for
 ENOUGH_SECONDS, LIMIT_SECONDS = 55.0, 240.0
 WARM_MIB, QUIET_SECONDS = 300, 0.4
 WORKLOAD = {
@@ -41,7 +41,7 @@ WORKLOAD = {
 
 def main() -> None:
     """Measure, write the results, and print them."""
-    began, said = time.monotonic(), about(LIBRARIES)
+    began, machine = time.monotonic(), about(LIBRARIES)
     deadline = began + LIMIT_SECONDS
     with tempfile.TemporaryDirectory(prefix="fitserve-bench-") as name:
         folder = Path(name)
@@ -68,7 +68,7 @@ def main() -> None:
         "seconds_from_post_to_served_model": median(small),
         **_rates(rounds),
     }
-    document = {**said, "workload": WORKLOAD, "results": results, "rounds": rounds}
+    document = {**machine, "workload": WORKLOAD, "results": results, "rounds": rounds}
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     for name, value in results.items():
@@ -76,16 +76,16 @@ def main() -> None:
 
 
 def _rates(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Give the medians over the rounds, and of each round's own ratio of prediction to bare answer."""
-    found = {}
+    """Return the medians over the rounds, and the medians of the ratios of prediction to bare answer in each round."""
+    medians = {}
     for columns in (SMALL_TABLE[1], WIDE_TABLE[1]):
         for figure in ("per_second", "cpu_microseconds"):
-            ours = [each[f"predict_1x{columns}"][figure] for each in rounds]
-            bare = [each[f"bare_1x{columns}"][figure] for each in rounds]
-            found[f"predict_1x{columns}_{figure}"] = median(ours)
-            found[f"bare_1x{columns}_{figure}"] = median(bare)
-            found[f"predict_to_bare_1x{columns}_{figure}"] = median([a / b for a, b in zip(ours, bare, strict=True)])
-    return found
+            ours = [loads[f"predict_1x{columns}"][figure] for loads in rounds]
+            bare = [loads[f"bare_1x{columns}"][figure] for loads in rounds]
+            medians[f"predict_1x{columns}_{figure}"] = median(ours)
+            medians[f"bare_1x{columns}_{figure}"] = median(bare)
+            medians[f"predict_to_bare_1x{columns}_{figure}"] = median([a / b for a, b in zip(ours, bare, strict=True)])
+    return medians
 
 
 def _seconds_to_ready(data: Path, deadline: float) -> float:
@@ -95,7 +95,7 @@ def _seconds_to_ready(data: Path, deadline: float) -> float:
 
 
 def _seconds_to_model(client: Client, api: int, deadline: float) -> float:
-    """Time from the POST of a job to the new version's first prediction, on a small table and a warm worker."""
+    """Return the seconds from the POST of a job to the new version's first prediction: a small table, a warm worker."""
     rng = np.random.default_rng(0)
     y = np.arange(SMALL_TABLE[0]) % 3
     x = rng.normal(y[:, None], 0.7, SMALL_TABLE)
@@ -114,7 +114,7 @@ def _train_wide(client: Client) -> None:
 
 
 def _load(pid: int, url: str, body: Path) -> dict[str, float]:
-    """Load one server; gives its answers a second, and its CPU time for each in microseconds."""
+    """Load one server, and return its answers per second and its CPU time for one answer in microseconds."""
     command = [sys.executable, "-m", "bench.load", url, str(body), str(CONNECTIONS), str(LOAD_SECONDS)]
     before = cpu_seconds(pid)
     rate, answers, _ = map(
@@ -124,7 +124,7 @@ def _load(pid: int, url: str, body: Path) -> dict[str, float]:
 
 
 def _is_warm(api: int) -> bool:
-    """Tell whether a training process, the API's grandchild, waits with everything imported."""
+    """Return whether a training process, a grandchild of the serving process, waits with everything imported."""
     for name in (folder.name for folder in Path("/proc").glob("[0-9]*")):
         with suppress(OSError):
             if int(stat(stat(name)[1])[1]) == api and _resident_mib(int(name)) > WARM_MIB:

@@ -1,4 +1,4 @@
-"""The container's files: what is built, as whom it runs, and how it is fenced in. No engine is needed to check them."""
+"""The files of the container: what is built, which user it runs as, and how it is confined. Needs no container engine."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Instruction = tuple[str, str]
 
 
 def read_dockerfile() -> list[Instruction]:
-    """Give the Dockerfile's instructions and their arguments, continued lines joined."""
+    """Return the Dockerfile's instructions and their arguments, continued lines joined."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
 
 
 def arguments(name: str) -> list[str]:
-    return [rest for each, rest in INSTRUCTIONS if each == name]
+    return [rest for instruction, rest in INSTRUCTIONS if instruction == name]
 
 
 def final_stage() -> list[Instruction]:
@@ -40,28 +40,32 @@ def environment() -> dict[str, str]:
     return dict(pair.split("=", 1) for rest in arguments("ENV") for pair in rest.split())
 
 
-def is_let_through(path: str) -> bool:
-    """Tell whether .dockerignore leaves a file in the build's context: the last pattern that matches decides."""
+def is_in_context(path: str) -> bool:
+    """Return whether .dockerignore leaves a file in the build's context: the last pattern that matches decides."""
     parents = [path, *(str(parent) for parent in Path(path).parents)]
-    found = True
+    is_in = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!")
         regex = re.escape(pattern).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
-        if line and not line.startswith("#") and any(re.fullmatch(regex, each) for each in parents if each != "."):
-            found = line.startswith("!")
-    return found
+        if (
+            line
+            and not line.startswith("#")
+            and any(re.fullmatch(regex, parent) for parent in parents if parent != ".")
+        ):
+            is_in = line.startswith("!")
+    return is_in
 
 
 INSTRUCTIONS = read_dockerfile()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-#: what the build copies out of its context
+#: the files and folders that the build copies out of its context
 SOURCES = [
     source.rstrip("/") for rest in arguments("COPY") if not rest.startswith("--from") for source in rest.split()[:-1]
 ]
 
 
-def test_every_stage_is_built_on_the_base_that_was_asked_for() -> None:
+def test_every_stage_is_built_on_the_same_base() -> None:
     bases = {rest.split()[0] for rest in arguments("FROM")}
 
     assert bases == {"${BASE}"}
@@ -83,21 +87,21 @@ def test_nothing_of_the_service_runs_as_root() -> None:
     assert "--mode=0700 --owner=10001 --group=10001 /data" in " ".join(rest for name, rest in final_stage())
 
 
-def test_what_is_installed_has_a_known_hash() -> None:
+def test_every_installed_package_has_a_known_hash() -> None:
     installs = [part for rest in arguments("RUN") for part in rest.split("&&") if "pip install" in part]
 
     assert len(installs) == 2
-    assert all("--require-hashes" in each or "--no-index --no-deps" in each for each in installs)
+    assert all("--require-hashes" in command or "--no-index --no-deps" in command for command in installs)
 
 
 @pytest.mark.parametrize("extra", ["gpu", "jax", "torch"])
-def test_the_list_of_an_extra_holds_all_that_serving_needs(extra: str) -> None:
-    serve, more = (
+def test_the_lock_of_an_extra_has_everything_that_serving_needs(extra: str) -> None:
+    serve, with_extra = (
         {line.split("==")[0] for line in (ROOT / f"requirements/{name}.txt").read_text().splitlines() if "==" in line}
         for name in ("serve", extra)
     )
 
-    assert serve < more
+    assert serve < with_extra
 
 
 def test_every_source_that_is_copied_exists() -> None:
@@ -106,7 +110,7 @@ def test_every_source_that_is_copied_exists() -> None:
 
 def test_the_context_has_exactly_what_the_build_copies() -> None:
     top = [path for path in ROOT.iterdir() if path.name not in (".git", ".venv")]
-    files = {str(path.relative_to(ROOT)) for each in top for path in (each, *each.rglob("*")) if path.is_file()}
+    files = {str(path.relative_to(ROOT)) for entry in top for path in (entry, *entry.rglob("*")) if path.is_file()}
 
     copied = {
         file
@@ -114,8 +118,8 @@ def test_the_context_has_exactly_what_the_build_copies() -> None:
         if any(file == source or file.startswith(f"{source}/") for source in SOURCES) and "__pycache__" not in file
     }
 
-    assert {file for file in files if is_let_through(file)} == copied
-    assert not is_let_through("app/api/__pycache__/app.cpython-312.pyc")
+    assert {file for file in files if is_in_context(file)} == copied
+    assert not is_in_context("app/api/__pycache__/app.cpython-312.pyc")
 
 
 def test_the_image_holds_no_secret() -> None:
@@ -131,9 +135,9 @@ def test_every_variable_is_a_setting(file: str) -> None:
     assert named - {name.upper() for name in Settings.model_fields} == set()
 
 
-def test_the_image_listens_on_every_address_and_so_asks_for_a_key() -> None:
-    given = {name.removeprefix("FITSERVE_").lower(): value for name, value in environment().items()}
-    settings = Settings(**{name: value for name, value in given.items() if name in Settings.model_fields})  # type: ignore[arg-type]
+def test_the_image_listens_on_every_address_and_so_needs_a_key() -> None:
+    variables = {name.removeprefix("FITSERVE_").lower(): value for name, value in environment().items()}
+    settings = Settings(**{name: value for name, value in variables.items() if name in Settings.model_fields})  # type: ignore[arg-type]
 
     assert (settings.host, settings.port, str(settings.data_dir)) == ("0.0.0.0", 8000, "/data")
     assert settings.needs_key
@@ -141,7 +145,7 @@ def test_the_image_listens_on_every_address_and_so_asks_for_a_key() -> None:
     assert environment()["PYTHONSAFEPATH"] == "1"
 
 
-def test_the_health_check_tells_a_ready_service_from_none(service: Service) -> None:
+def test_the_health_check_succeeds_for_a_ready_service_alone(service: Service) -> None:
     command = json.loads(arguments("HEALTHCHECK")[0].partition("CMD ")[2])
 
     def check(port: int | None) -> int:
@@ -154,7 +158,7 @@ def test_the_health_check_tells_a_ready_service_from_none(service: Service) -> N
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
-def test_compose_fences_its_services_in(name: str) -> None:
+def test_compose_confines_its_services(name: str) -> None:
     service = SERVICES[name]
 
     assert service["read_only"] is True
@@ -169,21 +173,21 @@ def test_compose_fences_its_services_in(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
-def test_compose_publishes_on_loopback_unless_told_otherwise(name: str) -> None:
+def test_compose_publishes_on_loopback_by_default(name: str) -> None:
     assert SERVICES[name]["ports"] == ["${PUBLISH:-127.0.0.1:8000}:8000"]
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
 def test_compose_takes_the_key_from_outside_and_holds_none(name: str) -> None:
-    given = SERVICES[name]["environment"]
+    variables = SERVICES[name]["environment"]
 
-    assert {"FITSERVE_API_KEY", "FITSERVE_API_KEY_FILE"} <= set(given)
-    assert {key for key, value in given.items() if value is not None} == {"ORT_DISABLE_TELEMETRY"}
+    assert {"FITSERVE_API_KEY", "FITSERVE_API_KEY_FILE"} <= set(variables)
+    assert {key for key, value in variables.items() if value is not None} == {"ORT_DISABLE_TELEMETRY"}
 
 
-@pytest.mark.parametrize("given", [environment(), *(service["environment"] for service in SERVICES.values())])
-def test_onnx_runtime_reports_to_nobody_from_a_container(given: dict[str, str]) -> None:
-    assert given["ORT_DISABLE_TELEMETRY"] == "1"
+@pytest.mark.parametrize("variables", [environment(), *(service["environment"] for service in SERVICES.values())])
+def test_onnx_runtime_sends_no_reports_from_a_container(variables: dict[str, str]) -> None:
+    assert variables["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 @pytest.mark.parametrize("name", list(SERVICES))

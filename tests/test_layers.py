@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in sorted((ROOT / "app").rglob("*.py")) if path != ROOT / "app/__init__.py"}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Give the full names that a module imports anywhere in it; `from a import b` gives `a` and `a.b`."""
     found = set()

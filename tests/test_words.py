@@ -44,12 +44,8 @@ NOT_YET: dict[str, set[str]] = {
     "names": ALL,
     # measurements
     "bench": ALL,
-    # what tests share
+    # shared by tests
     "tests": ALL,
-    # the command and the client
-    "cli": ALL,
-    "client": ALL,
-    "clients": ALL,
 }
 
 #: a docstring says what a function returns, or what is true, and not what the function gives or tells

@@ -1,4 +1,4 @@
-"""The commands as processes of their own: progress with and without a terminal, figures, files in parts, exit codes."""
+"""The commands as processes: progress with and without a terminal, figures, files in parts, exit codes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SECONDS = 240
 
 
 def command(service: Service | None, *arguments: str | Path) -> tuple[list[str], dict[str, str]]:
-    """Give a command line, and an environment that names the service."""
+    """Return a command line, and an environment that names the service."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FITSERVE_")}
-    # what some terminals and CI systems set would change the output
+    # variables that some terminals and CI systems set would change the output
     environment = {**environment, "COLUMNS": "100", "TERM": "xterm", "NO_COLOR": ""} | (
         {} if service is None else {"FITSERVE_URL": service.url}
     )
@@ -44,13 +44,13 @@ def run(service: Service | None, *arguments: str | Path, stdin: str | None = Non
 
 
 def read_terminal(master: int) -> str:
-    """Read what a terminal shows until its last writer is gone."""
+    """Return all output of a terminal, until its last writer has closed it."""
     shown = b""
     while True:
         try:
             part = os.read(master, 65536)
         except OSError:
-            # so Linux says that the other side was closed
+            # Linux reports a closed terminal as an error
             return shown.decode()
         if not part:
             return shown.decode()
@@ -59,7 +59,7 @@ def read_terminal(master: int) -> str:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """A file with a part of a training request."""
+    """Return a file with a part of a training request."""
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({"fit": {"epochs": 500, "shuffle": False}, "tags": {"from": "file"}}))
     return path
@@ -74,17 +74,17 @@ def test_train_prints_lines_of_progress_and_takes_every_flag(service: Service, s
     assert 0 == done.returncode, done.stderr
     job = json.loads(done.stdout)
     assert ("succeeded", "commands", 1) == (job["status"], job["model"], job["version"])
-    asked = job["spec"]
+    spec_of_job = job["spec"]
     assert ("species", ["year", "sex"], {"from": "file"}) == (
-        asked["target"],
-        asked["features"]["exclude"],
-        asked["tags"],
+        spec_of_job["target"],
+        spec_of_job["features"]["exclude"],
+        spec_of_job["tags"],
     )
-    assert [8, 4] == [layer["units"] for layer in asked["network"]["layers"]]
-    # a flag overrules the file, and what the file says beside it stays
+    assert [8, 4] == [layer["units"] for layer in spec_of_job["network"]["layers"]]
+    # a flag overrules the file; other values of the file stay
     assert (30, 64, 7, False, 0.05) == (
-        *(asked["fit"][name] for name in ("epochs", "batch_size", "seed", "shuffle")),
-        asked["optimizer"]["learning_rate"],
+        *(spec_of_job["fit"][name] for name in ("epochs", "batch_size", "seed", "shuffle")),
+        spec_of_job["optimizer"]["learning_rate"],
     )
     assert "\x1b" not in done.stderr
     assert re.search(r"^data set ds_\w+: 344 rows, \d columns$", done.stderr, re.MULTILINE)
@@ -125,10 +125,10 @@ def test_interrupting_train_leaves_the_job_and_says_how_to_end_it(service: Servi
     time.sleep(0.5)
 
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
 
     assert 130 == process.returncode
-    assert f"curl -X POST {service.url}/api/v1/jobs/{jobs[0].id}/cancel" in said
+    assert f"curl -X POST {service.url}/api/v1/jobs/{jobs[0].id}/cancel" in output
     assert not client.job(jobs[0]).is_terminal
     client.cancel(jobs[0])
 
@@ -140,8 +140,8 @@ def test_evaluate_prints_figures_or_json(service: Service, penguins: Job) -> Non
     )
 
     assert (0, 0) == (shown.returncode, plain.returncode)
-    found = json.loads(plain.stdout)
-    assert f"penguins@{penguins.version} on 344 rows: accuracy {found['accuracy']:.4f}, loss" in shown.stdout
+    evaluation = json.loads(plain.stdout)
+    assert f"penguins@{penguins.version} on 344 rows: accuracy {evaluation['accuracy']:.4f}, loss" in shown.stdout
     for label in ("Adelie", "Chinstrap", "Gentoo", "precision", "confusion matrix"):
         assert label in shown.stdout
 
@@ -169,7 +169,7 @@ def test_predict_prints_csv_for_every_form_of_file(service: Service, penguins: J
 def test_predict_sends_a_large_file_in_parts_and_keeps_its_order(
     service: Service, penguins: Job, client: Client, tmp_path: Path
 ) -> None:
-    # over two megabytes, so three parts
+    # 2.4 MB: one part of 2 MB, and one with the rest
     count, pad = 26_000, "x" * 80
     table = "island,bill_length_mm,note\n" + "".join(f"Dream,{35 + i % 20},{pad}\n" for i in range(count))
     path = tmp_path / "large.csv"
@@ -186,7 +186,7 @@ def test_predict_sends_a_large_file_in_parts_and_keeps_its_order(
     assert count == sum(len(part["predictions"]) for part in parts)
 
 
-def test_what_the_service_refuses_is_one_line_and_exit_code_1(service: Service, penguins: Job, tmp_path: Path) -> None:
+def test_an_error_of_the_service_is_one_line_and_exit_code_1(service: Service, penguins: Job, tmp_path: Path) -> None:
     bad, text = tmp_path / "bad.csv", tmp_path / "text.csv"
     bad.write_text("a,b\n1,x\n2\n")
     text.write_text("body_mass_g\nheavy\nlight\n")
@@ -226,7 +226,7 @@ def test_a_wrong_call_says_what_was_expected_and_is_exit_code_2(arguments: list[
     done = run(None, *arguments)
 
     assert (2, "") == (done.returncode, done.stdout)
-    # the message may be broken over lines, inside a frame
+    # typer may break the message over lines, inside a frame
     assert words.replace(" ", "") in re.sub(r"[\s│]", "", done.stderr), done.stderr
 
 

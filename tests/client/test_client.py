@@ -1,4 +1,4 @@
-"""The client against a real service: every form in, a job followed through a crash, errors as their exceptions."""
+"""The client and a real service: every form of data, a job followed through a crash, errors as exceptions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -18,6 +17,7 @@ import pytest
 from app.client import (
     Client,
     Conflict,
+    Document,
     Invalid,
     Job,
     JobCancelled,
@@ -28,21 +28,22 @@ from app.client import (
     Unauthorized,
 )
 from tests.conftest import PENGUINS, Start
+from tests.service import Service
 
 X = np.array([[0.0, 0.5], [1.0, 1.5]] * 6)
 Y = np.array([0, 1] * 6)
-RECORDS: list[dict[str, Any]] = [
+RECORDS: list[Document] = [
     {"island": "Biscoe", "bill_length_mm": 50.4, "body_mass_g": 5750},
     {"island": "Dream", "bill_length_mm": None},
 ]
 
 
 @pytest.fixture(scope="module")
-def trained(client: Client) -> tuple[Job, list[dict[str, Any]]]:
-    """The ended job of the model `client`, trained on arrays, and the events that it was followed by."""
-    heard: list[dict[str, Any]] = []
+def trained(client: Client) -> tuple[Job, list[Document]]:
+    """Return the ended job of the model `client`, trained on arrays, and its events."""
+    events: list[Document] = []
     job = client.train("client", data={"x": X, "y": Y}, validation=None, fit={"epochs": 3}, tags={"who": "client"})
-    return client.wait(job, on_event=heard.append, timeout=200), heard
+    return client.wait(job, on_event=events.append, timeout=200), events
 
 
 def test_every_form_is_uploaded_and_read(client: Client, tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ def test_every_form_is_uploaded_and_read(client: Client, tmp_path: Path) -> None
     arrays = tmp_path / "table.npz"
     np.savez(arrays, x=X, y=Y)
 
-    found = {
+    datasets = {
         source: client.upload(source)
         for source in (table, str(tabs), document, arrays)
     } | {
@@ -65,13 +66,13 @@ def test_every_form_is_uploaded_and_read(client: Client, tmp_path: Path) -> None
         "matrix": client.upload({"x": X + 1, "y": Y}),
     }  # fmt: skip
 
-    assert ["csv", "tsv", "json", "npz", "csv", "json", "json"] == [dataset.format for dataset in found.values()]
-    assert [6, 6, 6, 12, 7, 4, 12] == [dataset.rows for dataset in found.values()]
+    assert ["csv", "tsv", "json", "npz", "csv", "json", "json"] == [dataset.format for dataset in datasets.values()]
+    assert [6, 6, 6, 12, 7, 4, 12] == [dataset.rows for dataset in datasets.values()]
     assert ["table.csv", "table.TSV", "table.json", "table.npz", "bytes", None, None] == [
-        dataset.name for dataset in found.values()
+        dataset.name for dataset in datasets.values()
     ]
-    assert found[table] == client.upload(table) == client.dataset(found[table].id)
-    assert {dataset.id for dataset in found.values()} <= {dataset.id for dataset in client.datasets()}
+    assert datasets[table] == client.upload(table) == client.dataset(datasets[table].id)
+    assert {dataset.id for dataset in datasets.values()} <= {dataset.id for dataset in client.datasets()}
 
 
 def test_kinds_are_corrected_and_data_sets_deleted(client: Client) -> None:
@@ -84,10 +85,8 @@ def test_kinds_are_corrected_and_data_sets_deleted(client: Client) -> None:
         client.dataset(dataset.id)
 
 
-def test_a_job_is_followed_by_its_events_to_its_version(
-    client: Client, trained: tuple[Job, list[dict[str, Any]]]
-) -> None:
-    job, heard = trained
+def test_a_job_is_followed_by_its_events_to_its_version(client: Client, trained: tuple[Job, list[Document]]) -> None:
+    job, events = trained
 
     assert ("succeeded", "client", 1, "client@1", True) == (
         job.status,
@@ -96,17 +95,17 @@ def test_a_job_is_followed_by_its_events_to_its_version(
         job.ref,
         job.is_terminal,
     )
-    assert list(range(1, len(heard) + 1)) == [event["id"] for event in heard]
-    assert [1, 2, 3] == [event["epoch"] for event in heard if event["type"] == "epoch"]
-    assert "succeeded" == heard[-1]["status"]
+    assert list(range(1, len(events) + 1)) == [event["id"] for event in events]
+    assert [1, 2, 3] == [event["epoch"] for event in events if event["type"] == "epoch"]
+    assert "succeeded" == events[-1]["status"]
     assert job in list(client.jobs(model="client", status="succeeded"))
-    # an ended job is told again, from its first event
-    again: list[dict[str, Any]] = []
+    # waiting for an ended job passes on all its events again
+    again: list[Document] = []
     assert job == client.wait(job.id, on_event=again.append)
-    assert heard == again
+    assert events == again
 
 
-def test_the_same_key_gives_the_same_job(client: Client, trained: tuple[Job, list[dict[str, Any]]]) -> None:
+def test_the_same_idempotency_key_returns_the_same_job(client: Client, trained: tuple[Job, list[Document]]) -> None:
     jobs = [client.train("client-once", data={"x": X, "y": Y}, idempotency_key="client-1") for _ in range(2)]
 
     assert jobs[0].id == jobs[1].id
@@ -117,8 +116,8 @@ def test_the_same_key_gives_the_same_job(client: Client, trained: tuple[Job, lis
         client.wait(jobs[0])
 
 
-def test_predictions_come_in_every_form(client: Client, penguins: Job) -> None:
-    names = [each["name"] for each in client.version("penguins")["inputs"]]
+def test_rows_are_predicted_in_every_form(client: Client, penguins: Job) -> None:
+    names = [column["name"] for column in client.version("penguins")["inputs"]]
     rows = [[record.get(name) for name in names] for record in RECORDS]
     text = ",".join(names) + "\n" + "".join(",".join("" if c is None else str(c) for c in row) + "\n" for row in rows)
 
@@ -138,15 +137,13 @@ def test_predictions_come_in_every_form(client: Client, penguins: Job) -> None:
     assert {"imputed"} == {warning["code"] for warning in expected.warnings}
 
 
-def test_arrays_are_predicted_and_top_k_gives_the_best(
-    client: Client, trained: tuple[Job, list[dict[str, Any]]]
-) -> None:
+def test_arrays_are_predicted_and_top_k_returns_the_best(client: Client, trained: tuple[Job, list[Document]]) -> None:
     whole = client.predict("client", rows=X[:2])
     best = client.predict("client", rows=X[:2].astype(np.float32), top_k=1)
 
     assert ([], [0, 1]) == (whole.top, whole.classes)
     assert [] == best.probabilities
-    assert [[label] for label in whole.predictions] == [[each["class"] for each in row] for row in best.top]
+    assert [[label] for label in whole.predictions] == [[entry["class"] for entry in row] for row in best.top]
 
 
 def test_data_sets_data_and_files_are_scored_alike(client: Client, penguins: Job, tmp_path: Path) -> None:
@@ -156,17 +153,15 @@ def test_data_sets_data_and_files_are_scored_alike(client: Client, penguins: Job
     document = tmp_path / "penguins.json"
     document.write_text(json.dumps({"records": records}))
 
-    found = client.evaluate("penguins", dataset=dataset)
+    evaluation = client.evaluate("penguins", dataset=dataset)
 
-    assert found["accuracy"] >= 0.95
-    assert found == client.evaluate("penguins", dataset=dataset.id)
-    assert found == client.evaluate(penguins.ref, data={"records": records})
-    assert found == client.evaluate("penguins", file=PENGUINS) == client.evaluate("penguins", file=document)
+    assert evaluation["accuracy"] >= 0.95
+    assert evaluation == client.evaluate("penguins", dataset=dataset.id)
+    assert evaluation == client.evaluate(penguins.ref, data={"records": records})
+    assert evaluation == client.evaluate("penguins", file=PENGUINS) == client.evaluate("penguins", file=document)
 
 
-def test_aliases_versions_and_exports(
-    client: Client, trained: tuple[Job, list[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_aliases_versions_and_exports(client: Client, trained: tuple[Job, list[Document]], tmp_path: Path) -> None:
     assert {"best": 1, "default": 1} == client.alias("client", "best", 1)["aliases"]
     assert client.version("client") == client.version("client@best") == client.version("client@1")
     assert {"who": "client"} == client.version("client")["tags"]
@@ -182,29 +177,28 @@ def test_aliases_versions_and_exports(
     assert [path] == list(tmp_path.iterdir())
 
 
-def test_a_dry_run_tells_what_the_job_would_be(client: Client, penguins: Job) -> None:
+def test_a_dry_run_says_what_the_job_would_be(client: Client, penguins: Job) -> None:
     dataset = client.upload(PENGUINS)
 
-    told = client.dry_run("penguins", dataset=dataset, target="species", fit={"epochs": 15})
+    dry_run = client.dry_run("penguins", dataset=dataset, target="species", fit={"epochs": 15})
 
     spec = penguins.document["spec"]
-    assert told["spec"] == {name: spec[name] for name in told["spec"]}
-    assert ["Adelie", "Chinstrap", "Gentoo"] == [each["class"] for each in told["classes"]]
-    assert client.version(penguins.ref)["parameters"] == told["parameters"]
+    assert dry_run["spec"] == {name: spec[name] for name in dry_run["spec"]}
+    assert ["Adelie", "Chinstrap", "Gentoo"] == [entry["class"] for entry in dry_run["classes"]]
+    assert client.version(penguins.ref)["parameters"] == dry_run["parameters"]
     with pytest.raises(Invalid) as caught:
         client.dry_run("penguins", data={"x": X, "y": Y}, target="species")
     assert ["target"] == caught.value.errors[0]["loc"]
 
 
-def test_an_alias_is_told_with_its_history_and_rolled_back(
-    client: Client, trained: tuple[Job, list[dict[str, Any]]]
-) -> None:
+def test_an_alias_has_a_history_and_is_rolled_back(client: Client, trained: tuple[Job, list[Document]]) -> None:
     for _ in range(2):
-        client.alias("client", "told", 1)
+        client.alias("client", "tested", 1)
 
-    assert [(1, "set"), (1, "set")] == [(move["version"], move["reason"]) for move in client.history("client", "told")]
-    assert [(1, "promoted")] == [(move["version"], move["reason"]) for move in client.history("client")]
-    for alias in ("default", "told"):
+    changes = [(change["version"], change["reason"]) for change in client.history("client", "tested")]
+    assert [(1, "set"), (1, "set")] == changes
+    assert [(1, "promoted")] == [(change["version"], change["reason"]) for change in client.history("client")]
+    for alias in ("default", "tested"):
         with pytest.raises(Conflict, match="earlier version"):
             client.rollback("client", alias)
     with pytest.raises(NotFound):
@@ -215,8 +209,8 @@ def test_an_evaluation_is_divided_by_a_column(client: Client, penguins: Job) -> 
     whole = client.evaluate("penguins", file=PENGUINS, by="island")
     dataset = client.upload(PENGUINS)
 
-    assert ["Biscoe", "Dream", "Torgersen"] == [each["value"] for each in whole["slices"]]
-    assert whole["rows"] == sum(each["rows"] for each in whole["slices"])
+    assert ["Biscoe", "Dream", "Torgersen"] == [part["value"] for part in whole["slices"]]
+    assert whole["rows"] == sum(part["rows"] for part in whole["slices"])
     assert whole == client.evaluate("penguins", dataset=dataset, by="island")
     with pytest.raises(Invalid, match="column of the data to slice by"):
         client.evaluate("penguins", dataset=dataset, by="nothing")
@@ -251,7 +245,7 @@ def test_a_job_that_fails_raises_with_its_code(client: Client) -> None:
     assert caught.value.job.error == client.job(job).error
 
 
-DIVERGING: dict[str, Any] = {
+DIVERGING: Document = {
     "features": {"scaling": "none"},
     "validation": None,
     "network": {"layers": [{"units": 8, "activation": "linear"}]},
@@ -261,28 +255,28 @@ DIVERGING: dict[str, Any] = {
 
 
 @pytest.fixture
-def following(start: Start) -> Iterator[tuple[Client, Any]]:
-    """A service with a key, to be killed, and its client."""
+def following(start: Start) -> Iterator[tuple[Client, Service]]:
+    """Start a service with a key, to be killed, and connect a client to it."""
     service = start(api_key="a-key-of-sixteen-characters")
     service.port = urlsplit(service.url).port or 0
     with service.client("a-key-of-sixteen-characters") as connected:
         yield connected, service
 
 
-def test_a_job_is_followed_through_a_crash_and_a_restart(following: tuple[Client, Any]) -> None:
+def test_a_job_is_followed_through_a_crash_and_a_restart(following: tuple[Client, Service]) -> None:
     client, service = following
     with service.client() as stranger, pytest.raises(Unauthorized):
         stranger.system()
-    heard: list[dict[str, Any]] = []
+    events: list[Document] = []
     running, ended = threading.Event(), []
 
-    def listen(event: dict[str, Any]) -> None:
-        heard.append(event)
+    def on_event(event: Document) -> None:
+        events.append(event)
         if event["type"] == "epoch":
             running.set()
 
     job = client.train("survivor", data={"x": X, "y": Y}, validation=None, fit={"epochs": 150})
-    thread = threading.Thread(target=lambda: ended.append(client.wait(job, on_event=listen, timeout=240)))
+    thread = threading.Thread(target=lambda: ended.append(client.wait(job, on_event=on_event, timeout=240)))
     thread.start()
     assert running.wait(120)
 
@@ -292,12 +286,12 @@ def test_a_job_is_followed_through_a_crash_and_a_restart(following: tuple[Client
     service.start()
     thread.join(240)
 
-    assert ["succeeded"] == [found.status for found in ended]
-    assert list(range(1, len(heard) + 1)) == [event["id"] for event in heard]
-    assert ("status", "succeeded") == (heard[-1]["type"], heard[-1]["status"])
-    assert 150 == [event["epoch"] for event in heard if event["type"] == "epoch"][-1]
+    assert ["succeeded"] == [ended_job.status for ended_job in ended]
+    assert list(range(1, len(events) + 1)) == [event["id"] for event in events]
+    assert ("status", "succeeded") == (events[-1]["type"], events[-1]["status"])
+    assert 150 == [event["epoch"] for event in events if event["type"] == "epoch"][-1]
     assert 1 == client.model("survivor")["latest_version"]
-    # a wait that has too little time says so, and the job goes on
+    # `wait` with too little time raises, and the job goes on
     long = client.train("survivor", data={"x": X, "y": Y}, validation=None, fit={"epochs": 100_000})
     with pytest.raises(TimedOut, match="goes on"):
         client.wait(long, timeout=0.5)

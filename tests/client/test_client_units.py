@@ -1,4 +1,4 @@
-"""The client on a transport that answers from a list: what a real server does too rarely to wait for."""
+"""The client on a transport that answers from a list, for answers that a real service gives too rarely."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from app.client import (
     ApiError,
     Client,
     ConnectionFailed,
+    Document,
     Invalid,
     JobCancelled,
     JobFailed,
@@ -35,14 +36,14 @@ PREDICTION = {"model": "iris", "version": 1, "classes": [0, 1], "predictions": [
 
 
 class Script(httpx.BaseTransport):
-    """Gives its answers in turn, and keeps the requests."""
+    """Answers from a list, and keeps the requests."""
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self._answers = list(answers)
         self.requests: list[httpx.Request] = []
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Give the next answer, or raise it."""
+        """Return the next answer, or raise it."""
         request.read()
         self.requests.append(request)
         answer = self._answers.pop(0)
@@ -51,13 +52,13 @@ class Script(httpx.BaseTransport):
         return answer
 
     @property
-    def bodies(self) -> list[Any]:
-        """The JSON bodies so far."""
+    def bodies(self) -> list[Document]:
+        """The JSON bodies of the requests so far."""
         return [json.loads(request.content) for request in self.requests if request.content]
 
 
 class CutStream(httpx.SyncByteStream):
-    """A body that breaks off."""
+    """A body whose connection is lost after the text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -68,13 +69,13 @@ class CutStream(httpx.SyncByteStream):
 
 
 def scripted(*answers: Answer, api_key: str = "") -> tuple[Client, Script]:
-    """Make a client that gets these answers."""
+    """Return a client that gets these answers, and the script that has its requests."""
     script = Script(answers)
     return Client("http://fitserve.test", api_key, transport=script), script
 
 
 def problem(status: int, code: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    """Make an error answer."""
+    """Return an error answer."""
     document = {
         "status": status,
         "code": code,
@@ -85,18 +86,18 @@ def problem(status: int, code: str, headers: dict[str, str] | None = None) -> ht
     return httpx.Response(status, json=document, headers=headers)
 
 
-def job(status: str, **more: Any) -> httpx.Response:
-    """Make an answer that is a job."""
-    return httpx.Response(200, json={**JOB, "status": status, **more})
+def job(status: str, **fields: object) -> httpx.Response:
+    """Return an answer that is a job."""
+    return httpx.Response(200, json={**JOB, "status": status, **fields})
 
 
-def page(*items: dict[str, Any], following: str | None = None) -> httpx.Response:
-    """Make a page."""
+def page(*items: Document, following: str | None = None) -> httpx.Response:
+    """Return an answer that is a page of a list."""
     return httpx.Response(200, json={"items": list(items), "next": following})
 
 
-def sse(*events: dict[str, Any]) -> str:
-    """Write events as a stream."""
+def sse(*events: Document) -> str:
+    """Return events as the text of a stream."""
     return ": hello\nretry: 1000\n\n" + "".join(f"id: {e['id']}\nevent: x\ndata: {json.dumps(e)}\n\n" for e in events)
 
 
@@ -118,7 +119,7 @@ def test_an_error_answer_becomes_its_exception(status: int, kind: type[ApiError]
     assert [{"loc": ["x"]}] == caught.value.errors
 
 
-def test_an_error_answer_that_is_no_problem_document_is_told_by_its_status() -> None:
+def test_an_error_answer_without_a_problem_document_is_named_by_its_status() -> None:
     client, _ = scripted(httpx.Response(502, text="<html>"))
 
     with pytest.raises(ApiError, match=r"Bad Gateway \(502 unknown\)"):
@@ -128,14 +129,14 @@ def test_an_error_answer_that_is_no_problem_document_is_told_by_its_status() -> 
 def test_train_is_sent_again_with_the_same_key_and_body() -> None:
     client, script = scripted(httpx.ReadError("gone"), problem(503, "not_ready", {"Retry-After": "0"}), job("queued"))
 
-    found = client.train("iris", dataset="ds_1", target="species", fit={"epochs": 3})
+    queued = client.train("iris", dataset="ds_1", target="species", fit={"epochs": 3})
 
-    assert "job_1" == found.id
+    assert "job_1" == queued.id
     assert 1 == len({request.headers["Idempotency-Key"] for request in script.requests})
     assert [{"dataset": "ds_1", "target": "species", "fit": {"epochs": 3}}] * 3 == script.bodies
 
 
-def test_a_busy_service_is_asked_a_few_times_and_then_reported() -> None:
+def test_a_busy_service_is_asked_a_few_times_before_the_error() -> None:
     client, script = scripted(*[problem(429, "overloaded", {"Retry-After": "0"}) for _ in range(ATTEMPTS)])
 
     with pytest.raises(Overloaded):
@@ -147,7 +148,7 @@ def test_a_busy_service_is_asked_a_few_times_and_then_reported() -> None:
 @pytest.mark.parametrize(
     "headers", [{}, {"Retry-After": "3600"}, {"Retry-After": "nan"}, {"Retry-After": "Wed, 21 Oct"}]
 )
-def test_a_retry_after_that_is_of_no_use_is_not_waited_for(headers: dict[str, str]) -> None:
+def test_a_useless_retry_after_is_not_waited_for(headers: dict[str, str]) -> None:
     client, script = scripted(problem(503, "unavailable", headers))
 
     with pytest.raises(Overloaded):
@@ -165,31 +166,31 @@ def test_cancel_is_not_sent_twice() -> None:
     assert 1 == len(script.requests)
 
 
-def test_wait_goes_on_after_a_cut_where_the_stream_broke_off() -> None:
+def test_wait_goes_on_where_a_lost_stream_ended() -> None:
     first = httpx.Response(200, stream=CutStream(sse({"id": 1}, {"id": 2}) + 'id: 3\ndata: {"id"'))
     second = httpx.Response(200, text=sse({"id": 3}))
     client, script = scripted(first, second, job("succeeded", version=4), page({"id": 4}))
-    heard: list[int] = []
+    ids: list[int] = []
 
-    found = client.wait("job_1", on_event=lambda event: heard.append(event["id"]))
+    ended = client.wait("job_1", on_event=lambda event: ids.append(event["id"]))
 
-    assert [1, 2, 3, 4] == heard
-    assert "iris@4" == found.ref
+    assert [1, 2, 3, 4] == ids
+    assert "iris@4" == ended.ref
     assert ["0", "2"] == [request.headers["Last-Event-ID"] for request in script.requests[:2]]
     assert "3" == script.requests[3].url.params["after"]
 
 
-def test_wait_asks_for_the_job_where_there_are_too_many_streams() -> None:
+def test_wait_asks_for_the_job_when_too_many_streams_are_open() -> None:
     client, _ = scripted(problem(429, "overloaded"), job("succeeded"), page({"id": 1}))
-    heard: list[int] = []
+    ids: list[int] = []
 
-    client.wait("job_1", on_event=lambda event: heard.append(event["id"]))
+    client.wait("job_1", on_event=lambda event: ids.append(event["id"]))
 
-    assert [1] == heard
+    assert [1] == ids
 
 
 @pytest.mark.parametrize(("status", "kind"), [("failed", JobFailed), ("cancelled", JobCancelled)])
-def test_wait_raises_where_the_job_did_not_succeed(status: str, kind: type[Exception]) -> None:
+def test_wait_raises_when_the_job_did_not_succeed(status: str, kind: type[Exception]) -> None:
     error = {"code": "timeout", "message": "too slow", "param": None} if status == "failed" else None
     client, _ = scripted(httpx.Response(200, text=""), job(status, error=error), page())
 
@@ -197,28 +198,28 @@ def test_wait_raises_where_the_job_did_not_succeed(status: str, kind: type[Excep
         client.wait("job_1")
 
 
-def test_wait_ends_with_its_time() -> None:
+def test_wait_raises_after_its_timeout() -> None:
     client, _ = scripted(httpx.Response(200, text=""), job("running"))
 
     with pytest.raises(TimedOut):
         client.wait("job_1", timeout=0)
 
 
-def test_what_an_event_listener_raises_gets_out() -> None:
+def test_an_error_of_on_event_reaches_the_caller() -> None:
     client, _ = scripted(httpx.Response(200, text=sse({"id": 1})))
 
-    def listen(event: dict[str, Any]) -> None:
+    def on_event(event: Document) -> None:
         raise KeyError(event["id"])
 
     with pytest.raises(KeyError):
-        client.wait("job_1", on_event=listen)
+        client.wait("job_1", on_event=on_event)
 
 
 def test_upload_streams_a_file_with_its_name_and_type(tmp_path: Path) -> None:
     path = tmp_path / "a b.TSV"
     path.write_bytes(b"a\tb\n1\t2\n")
     answer = {"id": "ds_1", "status": "ready"}
-    # the second answer needs the file from its start again
+    # the second request has to send the file from its start again
     client, script = scripted(httpx.ConnectError("no"), httpx.Response(201, json=answer))
 
     client.upload(path)
@@ -262,7 +263,7 @@ def test_predict_takes_each_form() -> None:
     client.predict("iris", records=[{"a": None}])
     client.predict("iris", columns={"a": [1]})
     client.predict("iris@2", rows=[[1.5]], top_k=2)
-    found = client.predict("iris", csv="a\n1\n")
+    prediction = client.predict("iris", csv="a\n1\n")
 
     assert [{"records": [{"a": None}]}, {"columns": {"a": [1]}}, {"x": [[1.5]]}] == [
         json.loads(request.content) for request in script.requests[:3]
@@ -272,26 +273,26 @@ def test_predict_takes_each_form() -> None:
         script.requests[2].url.params["top_k"],
     )
     assert ("text/csv", b"a\n1\n") == (script.requests[3].headers["Content-Type"], script.requests[3].content)
-    assert ([1], [[0.25, 0.75]], []) == (found.predictions, found.probabilities, found.top)
+    assert ([1], [[0.25, 0.75]], []) == (prediction.predictions, prediction.probabilities, prediction.top)
 
 
-@pytest.mark.parametrize("given", [{}, {"rows": [[1]], "csv": "a\n1\n"}])
-def test_predict_takes_exactly_one_form(given: dict[str, Any]) -> None:
+@pytest.mark.parametrize("forms", [{}, {"rows": [[1]], "csv": "a\n1\n"}])
+def test_predict_takes_exactly_one_form(forms: dict[str, Any]) -> None:
     client, _ = scripted()
 
     with pytest.raises(TypeError, match="exactly one of records, rows, columns and csv"):
-        client.predict("iris", **given)
+        client.predict("iris", **forms)
 
 
 def test_lists_go_through_all_pages() -> None:
     client, script = scripted(page(JOB, following="c1"), page({**JOB, "id": "job_2"}))
 
-    assert ["job_1", "job_2"] == [found.id for found in client.jobs(model="iris")]
+    assert ["job_1", "job_2"] == [item.id for item in client.jobs(model="iris")]
     assert [None, "c1"] == [request.url.params.get("after") for request in script.requests]
     assert ["iris", "iris"] == [request.url.params["model"] for request in script.requests]
 
 
-def test_a_ref_is_resolved_by_the_model() -> None:
+def test_a_reference_is_resolved_by_the_model() -> None:
     model = {"default_version": 2, "aliases": {"best": 1}}
     client, script = scripted(
         *[httpx.Response(200, json=model), httpx.Response(200, json={})] * 2, httpx.Response(200, json=model)
@@ -341,7 +342,7 @@ def test_the_key_goes_with_every_request() -> None:
     assert "Bearer secret" == script.requests[0].headers["Authorization"]
 
 
-def test_a_number_that_json_cannot_say_is_refused_before_it_is_sent() -> None:
+def test_a_number_that_is_not_finite_is_not_sent() -> None:
     client, script = scripted()
 
     with pytest.raises(ValueError, match="JSON"):

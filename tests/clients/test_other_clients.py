@@ -1,4 +1,4 @@
-"""Clients that pin other versions of what the service uses, each run in the environment that `make clients` makes."""
+"""Clients that pin other versions of the service's libraries, each in an environment that `make clients` makes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 60
 
 
 def program(client: str, name: str) -> Path:
-    """Give a program of a client's environment."""
+    """Return a program of a client's environment."""
     path = ROOT / f".venv-{client}" / "bin" / name
     if not path.exists():
         pytest.skip(f"needs {client} (make clients)")
@@ -31,7 +31,7 @@ def program(client: str, name: str) -> Path:
 
 def run(*command: str | Path) -> str:
     ended = subprocess.run(
-        [str(each) for each in command], capture_output=True, text=True, timeout=SECONDS, check=False
+        [str(part) for part in command], capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     return ended.stdout
@@ -50,23 +50,23 @@ def native(http: httpx.Client, rows: NDArray[Any]) -> tuple[list[str], NDArray[n
 def test_kserve_asks_by_both_protocols(service: Service, http: httpx.Client, model: Job) -> None:
     python = program("kserve", "python")
 
-    found = json.loads(
+    answers = json.loads(
         run(python, ROOT / "tests/clients/ask_with_kserve.py", service.url, "asked", json.dumps(ROWS)).splitlines()[-1]
     )
 
     labels, probabilities = native(http, np.array(ROWS, np.float32))
-    assert {"v1", "v2 in JSON", "v2 in binary"} == set(found["probabilities"])
-    for way, each in found["probabilities"].items():
-        assert probabilities.tobytes() == np.array(each, np.float32).tobytes(), way
-    assert {"v2 in JSON": labels, "v2 in binary": labels} == found["labels"]
+    assert {"v1", "v2 in JSON", "v2 in binary"} == set(answers["probabilities"])
+    for protocol, rows in answers["probabilities"].items():
+        assert probabilities.tobytes() == np.array(rows, np.float32).tobytes(), protocol
+    assert {"v2 in JSON": labels, "v2 in binary": labels} == answers["labels"]
     assert [True, True, [True, True], False] == [
-        found[name] for name in ("is_live", "is_ready", "models_ready", "nobody_ready")
+        answers[name] for name in ("is_live", "is_ready", "models_ready", "unknown_model_ready")
     ]
-    for wrong, words in zip(found["wrong"], ("at least one row", "at least one tensor"), strict=True):
-        # that is the error's own text, and not that of a client that could not read it
-        assert wrong.startswith("Expected")
-        assert words in wrong
-        assert "400" in wrong
+    for error, words in zip(answers["errors"], ("at least one row", "at least one tensor"), strict=True):
+        # the service's own text: a client that could not read the error would have another one
+        assert error.startswith("Expected")
+        assert words in error
+        assert "400" in error
 
 
 @pytest.mark.parametrize(("batch", "more"), [("1", []), ("3", ["--binary-data"])], ids=["JSON", "binary"])
@@ -83,9 +83,9 @@ def test_mlserver_infers_a_file_of_requests(
 
     run(mlserver, "infer", *at, *more, "-i", tmp_path / "in", "-o", tmp_path / "out")
 
-    answers = sorted(map(json.loads, (tmp_path / "out").read_text().splitlines()), key=lambda each: int(each["id"]))
-    found = [{each["name"]: each["data"] for each in answer["outputs"]} for answer in answers]
-    # in JSON it sends all digits that it was given
+    answers = sorted(map(json.loads, (tmp_path / "out").read_text().splitlines()), key=lambda answer: int(answer["id"]))
+    outputs = [{output["name"]: output["data"] for output in answer["outputs"]} for answer in answers]
+    # in JSON the client sends every digit of its input; in binary it sends float32
     labels, probabilities = native(http, np.array(ROWS, np.float32 if more else np.float64))
-    assert labels == [each["label"][0] for each in found]
-    assert probabilities.tobytes() == np.array([each["probabilities"] for each in found], np.float32).tobytes()
+    assert labels == [output["label"][0] for output in outputs]
+    assert probabilities.tobytes() == np.array([output["probabilities"] for output in outputs], np.float32).tobytes()

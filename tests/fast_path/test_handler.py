@@ -38,6 +38,8 @@ from app.settings import Settings
 from app.wiring import Services, open_services
 from tests.hostile import MODELS, hostile_bodies, json_bodies, near, publish_models, rows_of
 
+pytestmark = pytest.mark.slow
+
 #: a query that changes nothing, and that the fast path leaves to the route
 BY_ROUTE = "?on_error=fail"
 HEADERS = "Host: localhost\r\nX-From: a test\r\n"

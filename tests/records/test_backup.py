@@ -39,6 +39,8 @@ from tests.processes import spawn, until
 from tests.service import ROOT, Service
 from tests.stored_rows import add_dataset, submit, train
 
+pytestmark = pytest.mark.slow
+
 ROWS = [[i % 7 / 7, i % 3 / 3] for i in range(40)]
 DATA: dict[str, Any] = {"x": ROWS, "y": [i % 2 for i in range(40)]}
 BACKUPS = 3

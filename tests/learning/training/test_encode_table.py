@@ -109,6 +109,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[TableFile, NDArray[n
     return numbers(tmp_path_factory.mktemp("wide"), x), x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_bytes", [10 * 1024**2, PLENTY], ids=["files", "memory"])
 def test_a_table_of_several_blocks_is_encoded_as_one(
     wide: tuple[TableFile, NDArray[np.float64]], tmp_path: Path, memory_bytes: int
@@ -159,6 +160,7 @@ def test_an_error_names_the_row_of_the_whole_table(tmp_path: Path, memory_bytes:
     assert [(row, "x2")] == [fault.loc for fault in caught.value.faults]
 
 
+@pytest.mark.slow
 def test_an_error_of_another_kind_of_column_names_the_row_of_the_whole_table(tmp_path: Path) -> None:
     rows = encode_table.READ_BYTES // 8 + 1000
     encoder = fitted(numbers(tmp_path, np.arange(8.0).reshape(8, 1)))
