@@ -82,8 +82,8 @@ def fitserve() -> Run:
     from app.learning.network.architecture import Architecture
     from app.learning.spec import TrainSpec
     from app.learning.training import fit
-    from app.learning.training.batches import Examples, empty_rows
     from app.learning.training.events import Epoch, Event
+    from app.learning.training.examples import Examples, empty_rows
     from app.learning.training.task import Task
 
     def run(workload: Workload) -> float:

@@ -20,7 +20,7 @@ from app.client import Job
 from app.learning.network.architecture import Architecture
 from app.learning.spec import TrainSpec
 from app.learning.training import fit
-from app.learning.training.batches import Examples
+from app.learning.training.examples import Examples
 from app.learning.training.task import Task
 from bench import contestants, rivals, rounds, serving, sgd, training
 from tests.service import ROOT, Service

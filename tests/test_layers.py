@@ -83,13 +83,22 @@ INSIDE_API: dict[str, set[str]] = {
     "examples": set(),
 }
 INSIDE = {"learning": INSIDE_LEARNING, "api": INSIDE_API}
+#: modules of `learning.training` that import Keras
+TRAINING_WITH_KERAS = (
+    *("fit", "optimizer", "loop", "compiled_steps", "window_tensors", "keras_fit"),
+    *("progress_callback", "checkpoint_callback"),
+)
 #: the only modules, or rooms, that import each library
 ADDRESSES: dict[str, tuple[str, ...]] = {
     "keras": (
         *(f"learning.network.{name}" for name in ("keras_network", "keras_export", "keras_backend")),
-        *(f"learning.training.{name}" for name in ("fit", "loop", "progress_callback", "checkpoint_callback")),
+        *(f"learning.training.{name}" for name in TRAINING_WITH_KERAS),
     ),
-    "tensorflow": ("learning.network.keras_backend", "learning.network.keras_export", "learning.training.loop"),
+    "tensorflow": (
+        "learning.network.keras_backend",
+        "learning.network.keras_export",
+        *(f"learning.training.{name}" for name in ("loop", "compiled_steps", "window_tensors")),
+    ),
     "fastapi": ("api",),
     "starlette": ("api", "http"),
     "uvicorn": ("server", "fast_path"),

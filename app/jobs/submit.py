@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import cast
 
 from app.errors import Invalid, TooLarge
 from app.learning.spec import TrainSpec
 from app.learning.tables.table_file import TableFile
-from app.learning.training.dry_run import estimate, examine
-from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
+from app.learning.training.dry_run import Estimate, estimate, examine
+from app.learning.training.resolve_spec import Limits, Resolved, resolve
+from app.learning.training.start_from import adopt
 from app.records.dataset import Dataset, ParsedTable
 from app.records.job import Job, JobSpec, NewJob
 from app.records.ref import Ref
@@ -32,7 +33,7 @@ class Submission:
 
     resolved: Resolved
     validation_table_key: str | None
-    estimate: Mapping[str, float]
+    estimate: Estimate
 
     def new_job(self, model: str, dataset: Dataset) -> NewJob:
         """Return what a job is made of, once the table is a data set."""

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from app.errors import Invalid
@@ -14,9 +15,10 @@ from app.jobs.write_version import write_version
 from app.learning.artifact.artifact_files import load_artifact
 from app.learning.network import keras_backend
 from app.learning.network.architecture import Architecture
-from app.learning.training import checkpoint, fit
+from app.learning.training import fit
+from app.learning.training.checkpoint import Checkpoint, UnusableCheckpoint, load_checkpoint, write_checkpoint
 from app.learning.training.events import CheckpointWritten, DeviceChosen, Emit, LogLine, TrainingWarning
-from app.learning.training.prepare import prepare
+from app.learning.training.prepare_data import prepare_data
 from app.learning.training.task import Task
 
 
@@ -35,7 +37,7 @@ def train(request: TrainRequest, emit: Emit, is_stopping: Callable[[], bool] = l
     device = _device(spec.device, request.gpu)
     emit(DeviceChosen(device))
     start_version = None if start is None else load_artifact(start.folder, start.sha256)
-    data = prepare(
+    data = prepare_data(
         (request.table, request.validation_table),
         request.columns,
         spec,
@@ -94,35 +96,35 @@ def _plan(request: TrainRequest) -> str:
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
-def _read_checkpoint(request: TrainRequest, emit: Emit) -> checkpoint.State | None:
-    """Return the state in the checkpoint that a request names, or None where the run begins at its first epoch."""
+def _read_checkpoint(request: TrainRequest, emit: Emit) -> Checkpoint | None:
+    """Return the checkpoint that a request names, or None where the run begins at its first epoch."""
     if request.checkpoint is None:
         return None
     try:
-        state = checkpoint.read(request.checkpoint)
-    except checkpoint.Unusable as error:
+        checkpoint = load_checkpoint(request.checkpoint)
+    except UnusableCheckpoint as error:
         emit(TrainingWarning(f"training begins at its first epoch: {error}"))
         return None
-    if state.facts["plan"] != _plan(request):
+    if checkpoint.plan != _plan(request):
         emit(TrainingWarning("training begins at its first epoch: the checkpoint is of another release"))
         return None
-    epoch, step = state.facts["epoch"], state.facts["step"]
+    epoch, step = checkpoint.position.epoch, checkpoint.position.step
     emit(LogLine(f"training goes on from its checkpoint, after epoch {epoch} and {step} more steps"))
-    return state
+    return checkpoint
 
 
-def _checkpoint_writer(request: TrainRequest, emit: Emit) -> Callable[[checkpoint.State], None]:
-    """Return a function that writes each state of a run to a file of its own; a full disk is a warning."""
+def _checkpoint_writer(request: TrainRequest, emit: Emit) -> Callable[[Checkpoint], None]:
+    """Return a function that writes each checkpoint of a run to a file of its own; a full disk is a warning."""
     plan, count = _plan(request), itertools.count(1)
 
-    def write(state: checkpoint.State) -> None:
+    def write(checkpoint: Checkpoint) -> None:
         path = request.folder / f"checkpoint-{next(count)}"
         try:
-            checkpoint.write(checkpoint.State({**state.facts, "plan": plan}, state.arrays), path)
+            write_checkpoint(replace(checkpoint, plan=plan), path)
         except OSError as error:
             emit(TrainingWarning(f"a checkpoint could not be written, training goes on: {error}"))
             return
-        emit(CheckpointWritten(path, state.facts["epoch"]))
+        emit(CheckpointWritten(path, checkpoint.position.epoch))
 
     return write
 

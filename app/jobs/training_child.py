@@ -31,8 +31,8 @@ from app.learning.network.onnx_network import OnnxRuntime
 from app.learning.network.parity import check_parity
 from app.learning.spec import TrainSpec
 from app.learning.training import fit, task
-from app.learning.training.batches import Examples
 from app.learning.training.events import Emit
+from app.learning.training.examples import Examples
 from app.system.json_lines import ParentProcess
 
 #: added to the process's priority, so that requests come before training

@@ -14,16 +14,16 @@ from app.learning.network.keras_backend import environment
 from app.learning.network.onnx_network import OnnxRuntime
 from app.learning.network.parity import check_parity
 from app.learning.spec import TrainSpec, count_parameters
-from app.learning.training.batches import Source, sample
+from app.learning.training.examples import ExampleSource, sample
 from app.learning.training.fit import Fitted
-from app.learning.training.prepare import Prepared
+from app.learning.training.prepare_data import TrainingData
 
 #: the scores of a version
 SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "roc_auc_ovr")
 
 
 def write_version(
-    spec: TrainSpec, data: Prepared, architecture: Architecture, fitted: Fitted, device: str, folder: Path
+    spec: TrainSpec, data: TrainingData, architecture: Architecture, fitted: Fitted, device: str, folder: Path
 ) -> Done:
     """Measure what was fitted, and write it into a folder, which is made.
 
@@ -42,7 +42,6 @@ def write_version(
     if data.validation is not None:
         validation = _scores(runtime, data.validation, classes, architecture, fitted, spec)
     optimizer = spec.optimizer.model_copy(update={"learning_rate": fitted.learning_rate})
-    records, x = data.golden
     version = Artifact(
         architecture=architecture,
         encoder=data.encoder,
@@ -53,7 +52,7 @@ def write_version(
             {"train": scores, "validation": validation},
             fitted.history,
         ),
-        golden=GoldenRows(records, runtime.probabilities(x).tolist()),
+        golden=GoldenRows(data.golden_records, runtime.probabilities(data.golden_x).tolist()),
     )
     folder.mkdir()
     sha256 = write_artifact(version, folder)
@@ -78,7 +77,12 @@ def write_version(
 
 
 def _scores(
-    runtime: OnnxRuntime, source: Source, classes: int, architecture: Architecture, fitted: Fitted, spec: TrainSpec
+    runtime: OnnxRuntime,
+    source: ExampleSource,
+    classes: int,
+    architecture: Architecture,
+    fitted: Fitted,
+    spec: TrainSpec,
 ) -> Scores:
     """Return the scores on a sample of the rows."""
     examples = sample(source, classes)

@@ -30,8 +30,8 @@ from app.learning.tables.read_raw_file import read_raw_file
 from app.learning.tables.table import Table
 from app.learning.tables.table_file import load_table, write_table
 from app.learning.training.events import Epoch, Event, TrainingWarning
-from app.learning.training.prepare import split
 from app.learning.training.resolve_spec import Limits, resolve
+from app.learning.training.split_rows import split
 from app.system.child_process import command
 from tests.service import ROOT
 

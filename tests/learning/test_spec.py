@@ -14,7 +14,8 @@ from app.errors import Invalid, TooLarge
 from app.learning.spec import Features, Layer, TrainSpec, count_parameters
 from app.learning.tables.column import Column
 from app.learning.tables.describe_column import ColumnDescription, describe
-from app.learning.training.resolve_spec import Limits, Resolved, adopt, resolve
+from app.learning.training.resolve_spec import Limits, Resolved, resolve
+from app.learning.training.start_from import adopt
 
 ROWS = 300
 LIMITS = Limits(classes=10, features=100, parameters=100_000, seconds=3600)

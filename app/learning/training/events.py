@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+#: how the steps are computed: a TensorFlow graph, the same compiled by XLA, or Keras's own `fit`
+LoopMode = Literal["graph", "xla", "keras"]
+
 
 @dataclass(frozen=True)
 class DeviceChosen:
@@ -23,7 +26,7 @@ class DeviceChosen:
 class LoopChosen:
     """How the steps are computed."""
 
-    loop: Literal["graph", "xla", "keras"]
+    loop: LoopMode
     type: Literal["loop"] = "loop"
 
 

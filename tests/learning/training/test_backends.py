@@ -31,11 +31,12 @@ from app.learning.network import keras_backend
 from app.learning.network.architecture import Architecture
 from app.learning.network.keras_network import KerasRuntime
 from app.learning.network.onnx_network import OnnxRuntime
-from app.learning.training import checkpoint, fit
-from app.learning.training.batches import Examples
+from app.learning.training import fit
+from app.learning.training.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from app.learning.training.events import LoopChosen
-from app.learning.training.loop import prepare as prepare_variables
-from app.learning.training.prepare import class_weights
+from app.learning.training.examples import Examples
+from app.learning.training.loop import build_variables as prepare_variables
+from app.learning.training.split_rows import class_weights
 from app.learning.training.task import Interrupted, Task
 from tests.jobs.test_training_child import converse, ended, prepare, train
 from tests.learning.training.test_fit import HELD_OUT, SEED, STEPS, TRAIN, TUTORIAL, D, K, dense, resolved, run
@@ -140,9 +141,9 @@ def test_a_run_taken_up_again_ends_as_one_left_alone(tmp_path: Path, interrupted
     alone = run(spec, validation=HELD_OUT)
     kept: list[Path] = []
 
-    def keep(state: checkpoint.State) -> None:
+    def keep(state: Checkpoint) -> None:
         kept.append(tmp_path / f"checkpoint-{len(kept)}")
-        checkpoint.write(state, kept[-1])
+        write_checkpoint(state, kept[-1])
 
     with pytest.raises(Interrupted):
         run(
@@ -152,11 +153,11 @@ def test_a_run_taken_up_again_ends_as_one_left_alone(tmp_path: Path, interrupted
             is_stopping=lambda: len(kept) >= interrupted_after,
             checkpoint_seconds=0.0,
         )
-    saved = checkpoint.read(kept[interrupted_after - 1])
+    saved = load_checkpoint(kept[interrupted_after - 1])
     architecture = Architecture.from_spec(spec, D, K)
     again = fit.fit(Task(architecture, spec, TRAIN, HELD_OUT, lambda _event: None), saved)
 
-    assert (interrupted_after, 0) == (saved.facts["epoch"], saved.facts["step"])
+    assert (interrupted_after, 0) == (saved.position.epoch, saved.position.step)
     assert weights_sha256(alone.weights) == weights_sha256(again.weights)
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
         assert [entry[name] for entry in alone.history] == [entry[name] for entry in again.history]
@@ -222,7 +223,7 @@ def test_a_child_trains_a_version_that_every_backend_here_serves(tmp_path: Path)
 def test_a_child_computes_the_same_bits_on_one_core_and_on_all(tmp_path: Path) -> None:
     code = (
         "import app.jobs.training_child; import numpy as np; from tests.learning.training.test_fit import resolved, run;"
-        "from app.learning.artifact.artifact import weights_sha256; from app.learning.training.batches import Examples;"
+        "from app.learning.artifact.artifact import weights_sha256; from app.learning.training.examples import Examples;"
         "rng = np.random.default_rng(0); x = rng.normal(0, 1, (1024, 300)).astype(np.float32);"
         "train = Examples(x, rng.integers(0, 3, 1024).astype(np.int32));"
         "spec = resolved(network={'layers': [{'units': 512}, {'units': 256}]}, fit={'epochs': 1, 'batch_size': 512});"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from app.learning.training.checkpoint import State, Unusable, read, write
+from app.learning.training.checkpoint import (
+    Checkpoint,
+    Position,
+    StoppingState,
+    UnusableCheckpoint,
+    load_checkpoint,
+    write_checkpoint,
+)
 from tests.disks import fill, mounted
 
 ARRAYS: dict[str, NDArray[Any]] = {
@@ -27,23 +35,23 @@ ARRAYS: dict[str, NDArray[Any]] = {
     "metrics/0": np.array([np.nan, -np.inf, -0.0, 1e-45], np.float32),
     "metrics/1": np.empty((0, 3), np.float32),
 }
-FACTS: dict[str, Any] = {
-    "epoch": 3,
-    "step": 17,
-    "loop": "xla",
-    "learning_rate": 0.1,
-    "history": [{"epoch": 1, "loss": 0.1 + 0.2, "val_roc_auc": None}],
-    "first_loss": 1.0986123085021973,
-    "stopping": {"wait": 2, "best": -math.inf, "best_epoch": 0, "stopped_epoch": None},
-    "best_weights": 0,
-}
-STATE = State(FACTS, ARRAYS)
+CHECKPOINT = Checkpoint(
+    Position(3, 17),
+    "xla",
+    0.1,
+    [{"epoch": 1, "loss": 0.1 + 0.2, "val_roc_auc": None}],
+    1.0986123085021973,
+    12.5,
+    StoppingState(wait=2, best=-math.inf, best_epoch=0, stopped_epoch=0),
+    ARRAYS,
+    "a plan",
+)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("written") / "checkpoint"
-    write(STATE, path)
+    write_checkpoint(CHECKPOINT, path)
     return path.read_bytes()
 
 
@@ -54,11 +62,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_what_is_written_comes_back_to_the_bit(tmp_path: Path) -> None:
-    write(STATE, tmp_path / "checkpoint")
+    write_checkpoint(CHECKPOINT, tmp_path / "checkpoint")
 
-    found = read(tmp_path / "checkpoint")
+    found = load_checkpoint(tmp_path / "checkpoint")
 
-    assert FACTS == found.facts
+    assert replace(CHECKPOINT, arrays={}) == replace(found, arrays={})
     assert set(ARRAYS) == set(found.arrays)
     for name, array in ARRAYS.items():
         again = found.arrays[name]
@@ -66,18 +74,19 @@ def test_what_is_written_comes_back_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_what_is_written_twice_is_the_newer(tmp_path: Path) -> None:
-    write(STATE, tmp_path / "checkpoint")
-    write(State({"epoch": 4}, {}), tmp_path / "checkpoint")
+    write_checkpoint(CHECKPOINT, tmp_path / "checkpoint")
+    later = replace(CHECKPOINT, position=Position(4), stopping=None, arrays={})
+    write_checkpoint(later, tmp_path / "checkpoint")
 
-    assert State({"epoch": 4}, {}) == read(tmp_path / "checkpoint")
+    assert later == load_checkpoint(tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.999])
 def test_a_file_cut_short_is_of_no_use(tmp_path: Path, written: bytes, share: float) -> None:
     (tmp_path / "checkpoint").write_bytes(written[: int(share * len(written))])
 
-    with pytest.raises(Unusable, match="cannot be read"):
-        read(tmp_path / "checkpoint")
+    with pytest.raises(UnusableCheckpoint, match="cannot be read"):
+        load_checkpoint(tmp_path / "checkpoint")
 
 
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
@@ -89,42 +98,42 @@ def test_a_file_with_one_wrong_bit_is_of_no_use(
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(damaged)
 
-    with pytest.raises(Unusable, match="cannot be read"):
-        read(path)
+    with pytest.raises(UnusableCheckpoint, match="cannot be read"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}"])
 def test_another_file_is_of_no_use(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "checkpoint").write_bytes(body)
 
-    with pytest.raises(Unusable):
-        read(tmp_path / "checkpoint")
+    with pytest.raises(UnusableCheckpoint):
+        load_checkpoint(tmp_path / "checkpoint")
 
 
 def test_arrays_alone_are_of_no_use(tmp_path: Path) -> None:
     save_file({"model/0": ARRAYS["model/0"]}, tmp_path / "checkpoint")
 
-    with pytest.raises(Unusable):
-        read(tmp_path / "checkpoint")
+    with pytest.raises(UnusableCheckpoint):
+        load_checkpoint(tmp_path / "checkpoint")
 
 
 def test_a_file_that_is_not_there_is_of_no_use(tmp_path: Path) -> None:
-    with pytest.raises(Unusable):
-        read(tmp_path / "checkpoint")
+    with pytest.raises(UnusableCheckpoint):
+        load_checkpoint(tmp_path / "checkpoint")
 
 
 def test_a_full_disk_is_an_error_and_nothing_is_left_of_the_file(small_disk: Path) -> None:
     fill(small_disk, 64 * 1024)
-    large = State(FACTS, {"model/0": np.zeros(256 * 1024, np.float32)})
+    large = replace(CHECKPOINT, arrays={"model/0": np.zeros(256 * 1024, np.float32)})
 
     with pytest.raises(OSError, match="the checkpoint was not written"):
-        write(large, small_disk / "checkpoint")
+        write_checkpoint(large, small_disk / "checkpoint")
 
     assert ["ballast"] == [file.name for file in small_disk.iterdir()]
-    write(STATE, small_disk / "checkpoint")
-    assert FACTS == read(small_disk / "checkpoint").facts
+    write_checkpoint(CHECKPOINT, small_disk / "checkpoint")
+    assert CHECKPOINT.position == load_checkpoint(small_disk / "checkpoint").position
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="the checkpoint was not written"):
-        write(STATE, tmp_path / "none" / "checkpoint")
+        write_checkpoint(CHECKPOINT, tmp_path / "none" / "checkpoint")

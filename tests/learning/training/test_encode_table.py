@@ -21,9 +21,9 @@ from app.learning.tables.incoming_table import TableLimits
 from app.learning.tables.read_raw_file import read_raw_file
 from app.learning.tables.table import Table
 from app.learning.tables.table_file import TableFile, load_table, write_columns, write_table
-from app.learning.training import encode_table
-from app.learning.training.batches import Examples, Source, StoredExamples
-from app.learning.training.encode_table import Part, encode_parts
+from app.learning.training.encode_table import READ_BYTES, LabelledRows, encode_table
+from app.learning.training.examples import Examples, ExampleSource
+from app.learning.training.stored_examples import StoredExamples
 
 #: memory in which nothing is kept, and in which all is
 NONE, PLENTY = 1, 2**40
@@ -50,11 +50,11 @@ def fitted(table: TableFile, names: list[str] | None = None, encoding: str = "au
     return fit_encoder(table, table.names if names is None else names, rows, scaling="standard", encoding=encoding)
 
 
-def part(rows: NDArray[np.intp], *, is_weighted: bool = False) -> Part:
-    return Part(rows, (rows % 7).astype(np.int32), rows.astype(np.float32) if is_weighted else None)
+def part(rows: NDArray[np.intp], *, is_weighted: bool = False) -> LabelledRows:
+    return LabelledRows(rows, (rows % 7).astype(np.int32), rows.astype(np.float32) if is_weighted else None)
 
 
-def contents(source: Source) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]:
+def contents(source: ExampleSource) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]:
     """All of a source as it is stored."""
     found = list(source.windows(None, 0, 4))
     x, y = (np.concatenate([getattr(window, name)[window.order] for window in found]) for name in ("x", "y"))
@@ -86,7 +86,7 @@ def test_parts_are_the_rows_of_the_whole(tmp_path: Path, drawn: Any, memory_byte
     x = encoder.encode(table_cells(encoder, whole))
     parts = [part(np.array(rows, np.intp), is_weighted=bool(i)) for i, rows in enumerate(owned)]
 
-    made = encode_parts(table, encoder, parts, memory_bytes=memory_bytes, folder=tmp_path)
+    made = encode_table(table, encoder, parts, memory_bytes=memory_bytes, folder=tmp_path)
 
     for asked, source in zip(parts, made, strict=True):
         assert len(asked.rows) == source.rows
@@ -103,7 +103,7 @@ def test_parts_are_the_rows_of_the_whole(tmp_path: Path, drawn: Any, memory_byte
 def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[TableFile, NDArray[np.float64]]:
     """A table that is read in several blocks."""
     width = 200
-    rows = 5 * encode_table.READ_BYTES // (8 * width) // 2
+    rows = 5 * READ_BYTES // (8 * width) // 2
     x = np.random.default_rng(0).normal(0, 1, (rows, width))
     x[::7, 3] = np.nan
     return numbers(tmp_path_factory.mktemp("wide"), x), x
@@ -119,7 +119,7 @@ def test_a_table_of_several_blocks_is_encoded_as_one(
     held_out = np.arange(0, table.rows, 5)
     parts = [part(np.setdiff1d(np.arange(table.rows), held_out)), part(held_out, is_weighted=True)]
 
-    made = encode_parts(table, encoder, parts, memory_bytes=memory_bytes, folder=tmp_path)
+    made = encode_table(table, encoder, parts, memory_bytes=memory_bytes, folder=tmp_path)
 
     marked = np.column_stack([x[:, :4], np.isnan(x[:, 3]), x[:, 4:]]).astype(np.float32)
     marked[np.isnan(x[:, 3]), 3] = encoder.inputs[3].impute
@@ -135,7 +135,7 @@ def test_rows_go_to_files_where_they_and_the_devices_copy_would_not_fit(tmp_path
     needed = 2 * 100 * 2 * 4
 
     kinds = {
-        memory_bytes: type(encode_parts(table, fitted(table), [part(np.arange(100))], memory_bytes=memory_bytes, folder=tmp_path)[0])
+        memory_bytes: type(encode_table(table, fitted(table), [part(np.arange(100))], memory_bytes=memory_bytes, folder=tmp_path)[0])
         for memory_bytes in (needed - 1, needed)
     }  # fmt: skip
 
@@ -146,7 +146,7 @@ def test_rows_go_to_files_where_they_and_the_devices_copy_would_not_fit(tmp_path
 @pytest.mark.parametrize("bad", [3, -2])
 def test_an_error_names_the_row_of_the_whole_table(tmp_path: Path, memory_bytes: int, bad: int) -> None:
     """In the first block, and in the last."""
-    rows = encode_table.READ_BYTES // 8 // 64 + 1000
+    rows = READ_BYTES // 8 // 64 + 1000
     x = np.ones((rows, 64))
     x[:, 0] = np.arange(rows)
     encoder = fitted(numbers(tmp_path, x), encoding="plain")
@@ -155,14 +155,14 @@ def test_an_error_names_the_row_of_the_whole_table(tmp_path: Path, memory_bytes:
     row = bad % rows
 
     with pytest.raises(Invalid, match=f"Expected a value in column 'x2', got none in row {row}") as caught:
-        encode_parts(table, encoder, [part(np.arange(rows))], memory_bytes=memory_bytes, folder=tmp_path)
+        encode_table(table, encoder, [part(np.arange(rows))], memory_bytes=memory_bytes, folder=tmp_path)
 
     assert [(row, "x2")] == [fault.loc for fault in caught.value.faults]
 
 
 @pytest.mark.slow
 def test_an_error_of_another_kind_of_column_names_the_row_of_the_whole_table(tmp_path: Path) -> None:
-    rows = encode_table.READ_BYTES // 8 + 1000
+    rows = READ_BYTES // 8 + 1000
     encoder = fitted(numbers(tmp_path, np.arange(8.0).reshape(8, 1)))
     codes = np.zeros(rows, np.int32)
     codes[-2] = 1
@@ -170,7 +170,7 @@ def test_an_error_of_another_kind_of_column_names_the_row_of_the_whole_table(tmp
     write_columns(tmp_path / "other", [column], 1, "x0")
 
     with pytest.raises(Invalid, match=f"Expected a finite number in column 'x0', got a text in row {rows - 2}"):
-        encode_parts(
+        encode_table(
             TableFile(tmp_path / "other"), encoder, [part(np.arange(rows))], memory_bytes=PLENTY, folder=tmp_path
         )
 
@@ -180,7 +180,7 @@ def test_a_table_with_none_of_the_columns_is_imputed_throughout(tmp_path: Path) 
     encoder = fitted(parsed(tmp_path, {"a": [1.0, None, 3.0], "c": ["x", None, "y"]}))
     bare = parsed(tmp_path, {"y": ["u", "v"]})
 
-    (source,) = encode_parts(bare, encoder, [part(np.arange(2))], memory_bytes=PLENTY, folder=tmp_path)
+    (source,) = encode_table(bare, encoder, [part(np.arange(2))], memory_bytes=PLENTY, folder=tmp_path)
 
     assert [[0, 1, 0, 0, 1]] * 2 == contents(source)[0].tolist()
 
@@ -190,7 +190,7 @@ def test_a_column_that_must_not_be_missing_is_asked_for(tmp_path: Path) -> None:
     other = parsed(tmp_path, {"a": [1.0, 2.0]})
 
     with pytest.raises(Invalid, match="Expected a column 'b', got none"):
-        encode_parts(other, encoder, [part(np.arange(2))], memory_bytes=PLENTY, folder=tmp_path)
+        encode_table(other, encoder, [part(np.arange(2))], memory_bytes=PLENTY, folder=tmp_path)
 
 
 def test_a_table_larger_than_the_memory_is_never_held(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_table_larger_than_the_memory_is_never_held(tmp_path: Path) -> None:
     import tracemalloc
 
     width = 64
-    rows = 6 * encode_table.READ_BYTES // (8 * width)
+    rows = 6 * READ_BYTES // (8 * width)
     columns = (Column(f"x{i}", "numeric", np.full(rows, float(i))) for i in range(width))
     write_columns(tmp_path / "table", columns, width, "x0")
     table = TableFile(tmp_path / "table")
@@ -206,10 +206,10 @@ def test_a_table_larger_than_the_memory_is_never_held(tmp_path: Path) -> None:
     parts = [part(np.arange(rows))]
     tracemalloc.start()
     try:
-        (source,) = encode_parts(table, encoder, parts, memory_bytes=8 * 1024**2, folder=tmp_path)
+        (source,) = encode_table(table, encoder, parts, memory_bytes=8 * 1024**2, folder=tmp_path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
     assert isinstance(source, StoredExamples)
-    assert peak < 3.5 * encode_table.READ_BYTES
+    assert peak < 3.5 * READ_BYTES

@@ -18,9 +18,9 @@ from app.learning.network.keras_network import KerasRuntime, build
 from app.learning.network.onnx_network import OnnxRuntime
 from app.learning.spec import TrainSpec
 from app.learning.training import fit
-from app.learning.training.batches import Examples
 from app.learning.training.events import Epoch, Event, Progress
-from app.learning.training.prepare import class_weights, split
+from app.learning.training.examples import Examples
+from app.learning.training.split_rows import class_weights, split
 from app.learning.training.task import Diverged, OutOfTime, Task
 
 N, D, K = 96, 5, 3

@@ -14,8 +14,11 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from app.learning.training.batches import Examples, empty_rows
-from app.learning.training.loop import Mode, NotCompilable, Position, prepare, run
+from app.learning.training.checkpoint import Position
+from app.learning.training.compiled_steps import NotCompilable
+from app.learning.training.events import LoopMode
+from app.learning.training.examples import Examples, empty_rows
+from app.learning.training.loop import build_variables, run_epochs
 
 D, K, BATCH = 5, 3, 16
 SEED = 7
@@ -29,7 +32,7 @@ def blobs(n: int, seed: int = 0) -> Examples:
     return Examples((rng.normal(0, 1, (n, D)) + np.eye(K, D)[y]).astype(np.float32), y)
 
 
-START = Position()
+START = Position(0)
 #: five full batches and a smaller one
 TRAIN, HELD_OUT = blobs(5 * BATCH + 7), blobs(40, seed=1)
 WEIGHTED = replace(TRAIN, weight=np.linspace(0.1, 3, TRAIN.rows).astype(np.float32))
@@ -63,7 +66,7 @@ def made(hidden: Callable[[], list[Any]], optimizer: Callable[[], Any], smoothin
     model = keras.Sequential([keras.Input((D,)), *hidden(), layers.Dense(K, activation="softmax")])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
     model.compile(optimizer(), loss, metrics=["accuracy"], **more)
-    prepare(model, D, K)
+    build_variables(model, D, K)
     return model
 
 
@@ -78,14 +81,14 @@ def ours(
     validation: Examples | None = HELD_OUT,
     callbacks: Callbacks = (),
     *,
-    mode: Mode = "graph",
+    mode: LoopMode = "graph",
     epochs: int = 3,
     at: Position = START,
 ) -> dict[str, list[float]]:
     """Fit by the loop; gives the curve."""
     history = keras.callbacks.History()
     heard = [*callbacks, history]
-    run(model, train, validation, heard, mode=mode, classes=K, batch=BATCH, epochs=epochs, seed=SEED, at=at)
+    run_epochs(model, train, validation, heard, mode=mode, classes=K, batch=BATCH, epochs=epochs, seed=SEED, start=at)
     return curve(history)
 
 
@@ -157,7 +160,7 @@ def scheduled() -> Any:
     ids=["schedule and clipping", "dropout, norm and l2", "weights and smoothing", "everything", "everything by keras"],
 )
 def test_a_run_is_that_of_keras_to_the_bit(
-    mode: Mode, network: Any, optimizer: Any, smoothing: float, train: Examples
+    mode: LoopMode, network: Any, optimizer: Any, smoothing: float, train: Examples
 ) -> None:
     expected, found = made(network, optimizer, smoothing), made(network, optimizer, smoothing)
 
@@ -191,7 +194,7 @@ def test_any_number_of_rows_is_visited_as_by_keras(rows: int) -> None:
 # Keras's own callback asks NumPy for the rate in a way that this NumPy deprecates
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("mode", ["graph", "keras"])
-def test_keras_callbacks_do_what_they_do_in_its_fit(mode: Mode) -> None:
+def test_keras_callbacks_do_what_they_do_in_its_fit(mode: LoopMode) -> None:
     """The rate is cut at plateaus, and the best weights are put back when nothing improves."""
 
     def callbacks() -> Callbacks:
@@ -242,7 +245,7 @@ def test_a_run_that_is_stopped_within_an_epoch_ends_as_in_keras(epoch: int, step
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
-def test_each_chunk_is_told_once_with_the_figures_so_far(mode: Mode) -> None:
+def test_each_chunk_is_told_once_with_the_figures_so_far(mode: LoopMode) -> None:
     told: list[tuple[int, float]] = []
     steps = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: told.append((batch, logs["loss"])))
 
@@ -277,7 +280,7 @@ class LeaveAt(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, epoch: int, step: int) -> None:
         super().__init__()
         self.wanted = Position(epoch, step)
-        self.reached = Position()
+        self.reached = Position(0)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.reached = Position(epoch)
@@ -292,10 +295,10 @@ MANY = blobs(40 * BATCH + 3)
 
 
 @pytest.fixture(scope="module")
-def left_alone() -> dict[Mode, tuple[str, dict[str, list[float]]]]:
+def left_alone() -> dict[LoopMode, tuple[str, dict[str, list[float]]]]:
     """What becomes of three epochs in one go."""
-    outcomes: dict[Mode, tuple[str, dict[str, list[float]]]] = {}
-    modes: tuple[Mode, ...] = ("graph", "xla")
+    outcomes: dict[LoopMode, tuple[str, dict[str, list[float]]]] = {}
+    modes: tuple[LoopMode, ...] = ("graph", "xla")
     for mode in modes:
         model = made(light, plain)
         curve = ours(model, MANY, mode=mode)
@@ -309,10 +312,10 @@ def left_alone() -> dict[Mode, tuple[str, dict[str, list[float]]]]:
     ids=["graph", "xla, early", "xla, late"],
 )
 def test_the_weights_do_not_depend_on_how_the_steps_are_divided(
-    left_alone: dict[Mode, tuple[str, dict[str, list[float]]]], mode: Mode, stops: list[tuple[int, int]]
+    left_alone: dict[LoopMode, tuple[str, dict[str, list[float]]]], mode: LoopMode, stops: list[tuple[int, int]]
 ) -> None:
     """Each part begins with one step, then four, then as many as the pace allows."""
-    model, at = made(light, plain), Position()
+    model, at = made(light, plain), Position(0)
     for epoch, step in stops:
         leaving = LeaveAt(epoch, step)
         with pytest.raises(Left):
@@ -326,7 +329,7 @@ def test_the_weights_do_not_depend_on_how_the_steps_are_divided(
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
-def test_a_model_that_is_to_run_eagerly_is_not_compiled(mode: Mode) -> None:
+def test_a_model_that_is_to_run_eagerly_is_not_compiled(mode: LoopMode) -> None:
     model = made(hidden, plain, run_eagerly=True)
     before = sha256(model)
 
@@ -362,7 +365,7 @@ def test_what_xla_cannot_compile_is_told_ahead_of_the_first_step() -> None:
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
-def test_rows_that_the_model_does_not_take_are_refused_by_keras_in_the_end(mode: Mode) -> None:
+def test_rows_that_the_model_does_not_take_are_refused_by_keras_in_the_end(mode: LoopMode) -> None:
     """The loop cannot tell what is wrong with a step; Keras says it best."""
     model = made(hidden, plain)
     narrow = replace(TRAIN, x=TRAIN.x[:, :-1])

@@ -19,10 +19,18 @@ from app.learning.artifact.artifact import weights_sha256
 from app.learning.network.architecture import Architecture, Dense
 from app.learning.spec import TrainSpec
 from app.learning.training import fit
-from app.learning.training.batches import Examples, Source, StoredExamples
-from app.learning.training.checkpoint import State, read, write
-from app.learning.training.events import Epoch, Event, LearningRateSettled, LoopChosen, Progress, TrainingWarning
-from app.learning.training.loop import Mode, Position
+from app.learning.training.checkpoint import Checkpoint, Position, load_checkpoint, write_checkpoint
+from app.learning.training.events import (
+    Epoch,
+    Event,
+    LearningRateSettled,
+    LoopChosen,
+    LoopMode,
+    Progress,
+    TrainingWarning,
+)
+from app.learning.training.examples import Examples, ExampleSource
+from app.learning.training.stored_examples import StoredExamples
 from app.learning.training.task import Diverged, Interrupted, OutOfTime, Task
 from tests.service import ROOT
 
@@ -54,7 +62,7 @@ def resolved(epochs: int, **changes: Any) -> TrainSpec:
 
 
 #: by its number of steps a run is one of XLA's; early stopping ends each long before
-SPECS: dict[Mode, TrainSpec] = {"graph": resolved(40), "xla": resolved(200)}
+SPECS: dict[LoopMode, TrainSpec] = {"graph": resolved(40), "xla": resolved(200)}
 
 
 class Run:
@@ -63,13 +71,13 @@ class Run:
     def __init__(
         self,
         spec: TrainSpec,
-        train: Source = TRAIN,
-        validation: Source | None = HELD_OUT,
+        train: ExampleSource = TRAIN,
+        validation: ExampleSource | None = HELD_OUT,
         architecture: Architecture | None = None,
         **more: Any,
     ) -> None:
         self.events: list[Event] = []
-        self.states: list[State] = []
+        self.states: list[Checkpoint] = []
         self._stop: Where | None = None
         self._epoch = self._chunks = 0
         self._task = Task(
@@ -83,17 +91,17 @@ class Run:
             **more,
         )
 
-    def fitted(self, saved: State | None = None) -> fit.Fitted:
+    def fitted(self, saved: Checkpoint | None = None) -> fit.Fitted:
         return fit.fit(self._task, saved)
 
-    def interrupted(self, stop: Where, folder: Path, saved: State | None = None) -> State:
+    def interrupted(self, stop: Where, folder: Path, saved: Checkpoint | None = None) -> Checkpoint:
         """Run until then; gives the state as it comes back from a file."""
-        self._stop, self._epoch, self._chunks = stop, 0 if saved is None else saved.facts["epoch"], 0
+        self._stop, self._epoch, self._chunks = stop, 0 if saved is None else saved.position.epoch, 0
         with pytest.raises(Interrupted):
             self.fitted(saved)
         self._stop = None
-        write(self.states[-1], folder / "checkpoint")
-        return read(folder / "checkpoint")
+        write_checkpoint(self.states[-1], folder / "checkpoint")
+        return load_checkpoint(folder / "checkpoint")
 
     def told(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -116,7 +124,7 @@ def outcome(found: fit.Fitted) -> tuple[str, str | None, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def left_alone() -> dict[Mode, tuple[str, str | None, list[dict[str, Any]]]]:
+def left_alone() -> dict[LoopMode, tuple[str, str | None, list[dict[str, Any]]]]:
     outcomes = {mode: Run(spec).fitted() for mode, spec in SPECS.items()}
     assert list(outcomes) == [found.loop for found in outcomes.values()]
     return {mode: outcome(found) for mode, found in outcomes.items()}
@@ -124,7 +132,7 @@ def left_alone() -> dict[Mode, tuple[str, str | None, list[dict[str, Any]]]]:
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_a_run_that_is_interrupted_again_and_again_ends_as_if_left_alone(
-    left_alone: dict[Mode, tuple[str, str | None, list[dict[str, Any]]]], mode: Mode, tmp_path: Path
+    left_alone: dict[LoopMode, tuple[str, str | None, list[dict[str, Any]]]], mode: LoopMode, tmp_path: Path
 ) -> None:
     """After the first step, within an epoch, at the last step of one, and in the one after which early stopping ends it."""
     expected = left_alone[mode]
@@ -135,7 +143,7 @@ def test_a_run_that_is_interrupted_again_and_again_ends_as_if_left_alone(
 
     for stop in [(0, 1), (0, 2), (1, 9), (last - 1, 3), (last, 1)]:
         saved = run.interrupted(stop, tmp_path, saved)
-        reached.append((saved.facts["epoch"], saved.facts["step"]))
+        reached.append((saved.position.epoch, saved.position.step))
 
     assert expected == outcome(run.fitted(saved))
     # by each part its own epochs, none twice
@@ -147,19 +155,19 @@ def test_a_run_that_is_interrupted_again_and_again_ends_as_if_left_alone(
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_a_run_that_is_interrupted_at_an_epochs_last_step_ends_as_if_left_alone(
-    left_alone: dict[Mode, tuple[str, str | None, list[dict[str, Any]]]], mode: Mode, tmp_path: Path
+    left_alone: dict[LoopMode, tuple[str, str | None, list[dict[str, Any]]]], mode: LoopMode, tmp_path: Path
 ) -> None:
     run = Run(SPECS[mode])
     last = len(left_alone[mode][2]) - 1
     # a later epoch has one chunk, and under XLA another one: its smaller batch
     saved = run.interrupted((last, 2 if mode == "xla" else 1), tmp_path)
 
-    assert (last, 13) == (saved.facts["epoch"], saved.facts["step"])
+    assert (last, 13) == (saved.position.epoch, saved.position.step)
     assert left_alone[mode] == outcome(run.fitted(saved))
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
-def test_a_run_on_a_file_with_weights_ends_as_if_left_alone(mode: Mode, tmp_path: Path) -> None:
+def test_a_run_on_a_file_with_weights_ends_as_if_left_alone(mode: LoopMode, tmp_path: Path) -> None:
     """The file is read in windows of four batches."""
     (tmp_path / "rows").write_bytes(WEIGHTED.x.tobytes())
     stored = StoredExamples(tmp_path / "rows", D, WEIGHTED.y, 64 * D * 4, WEIGHTED.weight, block_rows=3)
@@ -168,7 +176,7 @@ def test_a_run_on_a_file_with_weights_ends_as_if_left_alone(mode: Mode, tmp_path
 
     for stop in [(0, 2), (2, 3)]:
         saved = run.interrupted(stop, tmp_path, saved)
-        assert 0 < saved.facts["step"] < 13
+        assert 0 < saved.position.step < 13
 
     assert expected == outcome(run.fitted(saved))
 
@@ -203,12 +211,12 @@ def test_a_run_whose_last_epoch_is_done_only_ends(tmp_path: Path) -> None:
     # as it is interrupted again, before the end of the epoch was told
     saved = run.interrupted((1, 1), tmp_path)
 
-    assert Position(1, 13) == Position(saved.facts["epoch"], saved.facts["step"])
+    assert Position(1, 13) == saved.position
     assert expected == outcome(run.fitted(saved))
 
 
 def test_ten_of_ten_runs_give_the_same_bits_in_two_processes(
-    left_alone: dict[Mode, tuple[str, str | None, list[dict[str, Any]]]],
+    left_alone: dict[LoopMode, tuple[str, str | None, list[dict[str, Any]]]],
 ) -> None:
     """Five in each mode: the one that was left alone, two more, and two in another process."""
     code = """
@@ -288,20 +296,20 @@ def test_a_loss_that_explodes_is_caught_while_it_is_finite() -> None:
 def test_the_time_before_a_run_was_taken_up_again_counts(tmp_path: Path) -> None:
     run = Run(resolved(40))
     saved = run.interrupted((1, 1), tmp_path)
-    late = State({**saved.facts, "elapsed_seconds": 1001.0}, saved.arrays)
+    late = replace(saved, elapsed_seconds=1001.0)
 
     found = run.fitted(late)
 
     assert "max_seconds" == found.stopped
     # it ends with the epoch in which its first chunk of steps is, where a whole epoch may have been the last chunk before
-    assert saved.facts["epoch"] + 1 + (saved.facts["step"] == 13) == len(found.history)
+    assert saved.position.epoch + 1 + (saved.position.step == 13) == len(found.history)
     assert 1001 < float(found.history[-1]["elapsed_seconds"] or 0) < 1100
 
 
 def test_what_is_left_is_estimated_at_the_pace_of_the_run_that_goes_on(tmp_path: Path) -> None:
     run = Run(resolved(40))
     saved = run.interrupted((1, 1), tmp_path)
-    late = State({**saved.facts, "elapsed_seconds": 500.0}, saved.arrays)
+    late = replace(saved, elapsed_seconds=500.0)
     run.events.clear()
 
     run.fitted(late)
@@ -315,7 +323,7 @@ def test_the_time_before_a_run_started_again_counts(tmp_path: Path) -> None:
     run = Run(resolved(3, **STEEP), is_rate_auto=True)
     saved = run.interrupted((0, 1), tmp_path)
     lost = {"model/0": np.full_like(saved.arrays["model/0"], np.nan)}
-    late = State({**saved.facts, "elapsed_seconds": 1001.0}, {**saved.arrays, **lost})
+    late = replace(saved, elapsed_seconds=1001.0, arrays={**saved.arrays, **lost})
 
     with pytest.raises(OutOfTime):
         run.fitted(late)

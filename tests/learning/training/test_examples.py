@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.learning.training.batches import Examples, Source, StoredExamples, Window, sample
-from app.learning.training.loop import prepare, run
+from app.learning.training.examples import Examples, ExampleSource, Window, sample
+from app.learning.training.loop import build_variables, run_epochs
+from app.learning.training.stored_examples import StoredExamples
 
 SEED = 7
 #: each example has its own file, which the next one writes anew
@@ -64,7 +65,7 @@ def in_file(shape: Shape, folder: Path) -> StoredExamples:
     )
 
 
-def windows(source: Source, shape: Shape, start: int = 0) -> list[Window]:
+def windows(source: ExampleSource, shape: Shape, start: int = 0) -> list[Window]:
     return list(source.windows(shape.seed, shape.epoch, shape.batch, start))
 
 
@@ -145,7 +146,7 @@ def test_a_window_takes_the_memory_it_may_and_never_less_than_a_batch(tmp_path: 
 @pytest.mark.parametrize("is_stored", [False, True], ids=["memory", "file"])
 def test_another_epoch_and_another_seed_have_another_order(tmp_path: Path, is_stored: bool) -> None:
     shape = Shape(120, 2, 8, 40, 4, SEED, 0, is_weighted=False)
-    source: Source = in_file(shape, tmp_path) if is_stored else in_memory(shape)
+    source: ExampleSource = in_file(shape, tmp_path) if is_stored else in_memory(shape)
 
     orders = {
         tuple(row for window in source.windows(seed, epoch, 8) for row in window.y[window.order].tolist())
@@ -220,7 +221,7 @@ def sorted_by_class() -> tuple[Examples, Examples]:
     return drawn(), drawn()
 
 
-def accuracy(train: Source, held_out: Examples, seed: int) -> float:
+def accuracy(train: ExampleSource, held_out: Examples, seed: int) -> float:
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [keras.Input((D,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(K, activation="softmax")]
@@ -228,10 +229,10 @@ def accuracy(train: Source, held_out: Examples, seed: int) -> float:
     # the rate falls to zero, for the last few batches would tell a good order from a bad one by their own noise
     rate = keras.optimizers.schedules.CosineDecay(0.1, 3 * N // 50)
     model.compile(keras.optimizers.SGD(rate, momentum=0.9), "categorical_crossentropy", metrics=["accuracy"])
-    prepare(model, D, K)
+    build_variables(model, D, K)
     heard: dict[str, Any] = {}
     told = keras.callbacks.LambdaCallback(on_epoch_end=lambda _epoch, logs: heard.update(logs))
-    run(model, train, held_out, [told], mode="graph", classes=K, batch=50, epochs=3, seed=seed)
+    run_epochs(model, train, held_out, [told], mode="graph", classes=K, batch=50, epochs=3, seed=seed)
     return float(heard["val_accuracy"])
 
 
