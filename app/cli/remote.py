@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BATCH_CHARACTERS = 2_000_000
 
 Url = Annotated[
-    str | None, typer.Option("--url", help="The service; default FITSERVE_URL, else http://127.0.0.1:8000.")
+    str | None, typer.Option("--url", help="Address of the service; default FITSERVE_URL, else http://127.0.0.1:8000.")
 ]
 Key = Annotated[str | None, typer.Option("--key", help="The API key; default FITSERVE_API_KEY.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
@@ -50,16 +50,16 @@ def train(
     model: Annotated[
         str, typer.Option("--model", help="The model's name; the job adds a version.", show_default=False)
     ],
-    target: Annotated[str | None, typer.Option(help="Column to predict; default the last.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict; by default the last.")] = None,
     spec: Annotated[
         Path | None, typer.Option(help="JSON file with the rest of the training request.", exists=True, dir_okay=False)
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Leave this column out; may be repeated.")] = None,
     layers: Annotated[str | None, typer.Option(help="Units of the hidden layers, such as 64,32.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of stochastic gradient descent.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of one training step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of stochastic gradient descent.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is random.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,

@@ -1,7 +1,8 @@
-"""A flag for every setting, on the commands that run a service or work on its data.
+"""Flags for the settings: the commands that run a service, or work on its data, have a flag for every setting.
 
-typer reads the flags of a command from what it calls, and `Settings` has 50 fields. So it calls a dataclass here, which has
-a field for each flag: to make an object of it is to run the command. docs/decisions/0015 says why.
+typer reads the flags of a command from the signature of a callable, and `Settings` has 50 fields. So such a command is made
+into a dataclass with a field for each flag: typer calls the class, and the new object runs the command.
+docs/decisions/0015-flags-for-the-settings.md has the alternatives.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ def _read_settings() -> Settings:
         # a key file that cannot be read is a wrong setting too
         settings.configured_key()
     except ValidationError as error:
-        for each in error.errors():
-            name = str(each["loc"][0]) if each["loc"] else ""
-            typer.echo(f"fitserve: {_variable(name)} / {_flag(name)}: {each['msg']}", err=True)
+        for fault in error.errors():
+            name = str(fault["loc"][0]) if fault["loc"] else ""
+            typer.echo(f"fitserve: {_variable(name)} / {_flag(name)}: {fault['msg']}", err=True)
         raise typer.Exit(2) from None
     except (OSError, ValueError) as error:
         typer.echo(f"fitserve: {error}", err=True)

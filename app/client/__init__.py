@@ -1,12 +1,12 @@
-"""The Python client of the REST API: httpx is all that it needs, and a copy of this folder works alone.
+"""The Python client of the REST API. It needs httpx alone, so a copy of this folder works in any project.
 
     with Client() as client:
         dataset = client.upload("penguins.csv")
         job = client.wait(client.train("penguins", dataset=dataset, target="species"), on_event=print)
         client.predict(job.ref, records=[{"island": "Biscoe", "bill_length_mm": 50.4}]).predictions
 
-Everything that it raises is a `FitserveError`, or TypeError and ValueError for a wrong call; `errors.py` draws the tree.
-It imports nothing else of fitserve. Start reading at `client.py`, which has a method for each thing a user asks for.
+It raises `FitserveError`, or TypeError and ValueError for a wrong call; `errors.py` draws the tree of errors. The package
+imports nothing else of fitserve. Start reading at `client.py`, which has a method for each operation.
 """
 
 from .client import Client

@@ -71,5 +71,5 @@ def labelled_rows_body(file: FilePath) -> Body:
 def _to_plain(value: Any) -> Any:
     # arrays, their scalars and columns of data frames have `tolist`, so their libraries need not be imported here
     if not hasattr(value, "tolist"):
-        raise TypeError(f"expected what JSON can say, got {type(value).__name__}")
+        raise TypeError(f"expected a value that JSON can hold, got {type(value).__name__}")
     return value.tolist()

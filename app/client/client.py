@@ -1,4 +1,4 @@
-"""The client: one method for each thing that a user asks of a service."""
+"""The client: one method for each operation of a service."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from .errors import ERROR_BY_STATUS, ApiError, ConnectionFailed
 from .records import Document
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-#: how often a request that may be repeated is sent, and the seconds before the second time; each further pause doubles
+#: most times that a request is sent, and the pause before the second time; each further pause is twice as long
 ATTEMPTS, BACKOFF_SECONDS = 5, 0.2
 #: a longer `Retry-After` is not waited for: the caller gets the error
 MAX_RETRY_AFTER_SECONDS = 30.0

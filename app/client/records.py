@@ -11,13 +11,13 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Record:
-    """What all records have: `document` is the whole answer of the service, with the fields of later versions too."""
+    """One thing that the service described; `document` is its whole description, with values of later releases too."""
 
     document: Document = field(default_factory=dict, repr=False, kw_only=True)
 
     @classmethod
     def from_document(cls, document: Document) -> Self:
-        """Return the record of a document; what this class has no field for stays in `document` alone."""
+        """Return the record of a document; a value without a field in this class stays in `document` alone."""
         names = {known.name for known in fields(cls)} - {"document"}
         values = {name: value for name, value in document.items() if name in names and value is not None}
         return cls(**values, document=document)
