@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from app.errors import Busy
 from app.fast_path.attempt import attempt
 from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder, RowWarning
-from app.fast_path.parse import Matrix
+from app.learning.encoding.numeric_inputs import Matrix
 from app.serving.admission import Lane
 
 logger = logging.getLogger(__name__)

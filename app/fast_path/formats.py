@@ -15,10 +15,11 @@ import orjson
 from app.fast_path.batcher import Result
 from app.fast_path.encode import Encoded
 from app.fast_path.open_inference import read_matrix
-from app.fast_path.parse import Matrix, MatrixReader
+from app.fast_path.parse import MatrixReader
 from app.fast_path.version import FastVersion
 from app.http import media_types
 from app.http.answers import to_json
+from app.learning.encoding.numeric_inputs import Matrix
 from app.learning.requests.json_with_nan import parse_json_with_nan
 from app.learning.requests.open_inference import RequestedOutput, read_infer_request
 from app.learning.requests.open_inference_response import InferResponse, write_infer_response
@@ -29,12 +30,11 @@ from app.serving.predictor import LoadedVersion
 
 #: bytes of JSON that is no matrix of numbers, up to which it is read on the event loop: a millisecond at most
 LOOP_ROWS_BYTES = 8 * 1024
-#: header of the Open Inference Protocol: the length of the JSON before tensors in bytes
-JSON_LENGTH = b"inference-header-content-length"
 JSON, BINARY = media_types.JSON.encode(), media_types.BINARY.encode()
+JSON_LENGTH = media_types.JSON_LENGTH.lower().encode()
 
-#: Held while a thread reads cells in Python. Two such threads take Python's lock from each other thousands of times a
-#: second, which took a quarter of their time.
+#: held while a thread reads cells in Python: two such threads take Python's lock from each other thousands of times a
+#: second, which took a quarter of their time
 _READING = threading.Lock()
 
 
@@ -42,7 +42,7 @@ class Response(NamedTuple):
     """A response with status 200.
 
     Args:
-        lines: of its head, those that the format adds.
+        lines: the lines of the head that the format adds, each with its end.
     """
 
     lines: bytes

@@ -19,7 +19,7 @@ from app.fast_path.batcher import Result
 from app.fast_path.formats import LOOP_ROWS_BYTES, Response
 from app.fast_path.known_heads import KnownHeads
 from app.fast_path.parse import MatrixReader
-from app.fast_path.request import Head, Headers, Request
+from app.fast_path.request import Head, Headers, OnResponse, Request
 from app.fast_path.routes import find_format
 from app.fast_path.version import LOOP_BYTES, FastVersion
 from app.fast_path.version_lookup import VersionLookup
@@ -29,8 +29,6 @@ from app.metrics.request_durations import Tally
 from app.metrics.version_usage import Part, Stopwatch
 from app.serving.predictor import LoadedVersion
 from app.wiring import Services
-
-OnResponse = Callable[[Request, Response | Busy | None], None]
 
 
 class FastPath:

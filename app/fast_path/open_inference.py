@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from app.fast_path.parse import Matrix, MatrixReader
+from app.fast_path.parse import MatrixReader
+from app.learning.encoding.numeric_inputs import Matrix
 from app.learning.requests.json_with_nan import parse_json_with_nan
 from app.learning.requests.open_inference import RequestedOutput, read_outputs
 from app.learning.requests.open_inference_tensors import NUMBERS

@@ -14,9 +14,9 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
+from app.learning.encoding.numeric_inputs import Matrix
 from app.learning.tables.parse_text import NPY_HEADER_ERRORS, read_npy_header
 
-Matrix = NDArray[np.float64] | NDArray[np.float32]
 #: magic, version and length of a header in NPY's first format
 _NPY_PREFIX = 10
 

@@ -14,6 +14,8 @@ from app.records.ref import Ref
 
 #: names in lower case, and values, in the order in which they came
 Headers = list[tuple[bytes, bytes]]
+#: takes a request and its response, once, on the event loop; None where the route has to answer
+OnResponse = Callable[["Request", Response | Busy | None], None]
 
 
 class Head(NamedTuple):
@@ -38,7 +40,6 @@ class Request:
 
     Args:
         began: when the request came, by `time.perf_counter`.
-        on_response: takes the request and its response, once, on the event loop; None where the route has to answer.
         entered: when the request entered the lane of predictions.
         keep_alive, disconnected, response_complete: uvicorn reads and sets them: a request stands in the place of one of
             uvicorn's cycles.
@@ -47,7 +48,7 @@ class Request:
     head: Head
     id: str
     began: float
-    on_response: Callable[[Request, Response | Busy | None], None]
+    on_response: OnResponse
     parts: list[bytes] = field(default_factory=list)
     size: int = 0
     is_whole: bool = False

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from app.fast_path.batcher import Batcher, OnResult
 from app.fast_path.encode import CALL_CELLS, Encoded, MatrixEncoder, RowEncoder, RowWarning
-from app.fast_path.parse import Matrix
 from app.fast_path.write import NativeWriter
+from app.learning.encoding.numeric_inputs import Matrix
 from app.learning.requests.prediction_rows import Rows
 from app.learning.tables.label import label_text
 from app.serving.admission import Lane

@@ -1,4 +1,4 @@
-"""Media types of request and response bodies, as headers spell them. Each is written here and nowhere else in the service."""
+"""Media types of request and response bodies, as headers spell them; each is written nowhere else in the service."""
 
 from __future__ import annotations
 
@@ -16,3 +16,5 @@ ARROW_FILE = "application/vnd.apache.arrow.file"
 BINARY = "application/octet-stream"
 MULTIPART = "multipart/form-data"
 EVENT_STREAM = "text/event-stream"
+#: header of the Open Inference Protocol: the length of the JSON before tensors in bytes
+JSON_LENGTH = "Inference-Header-Content-Length"

@@ -18,7 +18,7 @@ from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model
 from app.api.run_prediction import TimedVersion, admitted
 from app.api.schemas.open_inference import DATATYPES, ModelMetadata, ModelReady, ServerMetadata
 from app.errors import Invalid, NotReady
-from app.http.media_types import BINARY, JSON
+from app.http.media_types import BINARY, JSON, JSON_LENGTH
 from app.http.protocol_errors import OPEN_INFERENCE
 from app.learning.requests.open_inference import LABEL, PROBABILITIES, read_infer_request
 from app.learning.requests.open_inference_response import InferResponse, write_infer_response
@@ -28,7 +28,6 @@ router = APIRouter(prefix=OPEN_INFERENCE, tags=["Open Inference Protocol"])
 
 WAYS = (MODEL, NUMBER)
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
-_JSON_LENGTH = "Inference-Header-Content-Length"
 
 
 @router.get("", response_model=UNCHECKED, summary="Get the server's metadata", responses=documented_plainly())
@@ -124,15 +123,15 @@ async def infer(request: Request, services: ServicesDep) -> Response:
     Tensors are JSON, or bytes after it as `Inference-Header-Content-Length` says; `null` and NaN are missing. Outputs are
     `label` (BYTES) and `probabilities` (FP32, or with `classification: k` the k best as `value:index:label`).
     """
-    given_length = request.headers.get(_JSON_LENGTH)
+    given_length = request.headers.get(JSON_LENGTH)
     if given_length is not None and not (given_length.isascii() and given_length.isdigit() and len(given_length) < 16):
-        raise Invalid.at((_JSON_LENGTH,), f"Expected {_JSON_LENGTH} to be a number of bytes.")
+        raise Invalid.at((JSON_LENGTH,), f"Expected {JSON_LENGTH} to be a number of bytes.")
     json_bytes = None if given_length is None else int(given_length)
     async with admitted(request, services) as prediction:
         body, length = await prediction.answer(named(request), partial(_infer, prediction.body, json_bytes))
     if length is None:
         return Response(body, media_type=JSON)
-    return Response(body, headers={_JSON_LENGTH: str(length)}, media_type=BINARY)
+    return Response(body, headers={JSON_LENGTH: str(length)}, media_type=BINARY)
 
 
 def _infer(body: bytes, json_bytes: int | None, timed: TimedVersion) -> tuple[bytes, int | None]:
