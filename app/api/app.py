@@ -1,4 +1,4 @@
-"""The application: routes, their right of way, and their documentation."""
+"""The application of one serving process: all routes in their order, key checks, error handlers and documentation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from app import __version__
 from app.api import (
     datasets,
     docs,
-    error_handlers,
     evaluations,
     jobs,
     keys,
     models,
-    openapi,
     operations,
     predictions,
     training,
 )
 from app.api.auth import PUBLIC, authorize
+from app.api.error_handlers import add_error_handlers
 from app.api.gauges import open_meter
+from app.api.openapi import build_document
 from app.api.protocols import (
     model_configuration,
     model_repository,
@@ -54,8 +54,8 @@ def create_app(services: Services, lifespan: Lifespan | None = None, tally: Tall
     """Make the ASGI application of one process.
 
     Args:
-        lifespan: what runs beside it while it serves.
-        tally: what is answered another way, to be counted with it.
+        lifespan: runs from start-up to shutdown.
+        tally: the counts of requests that the fast path answers, for `/metrics`.
     """
     telemetry: Any = {
         "tracing": False,
@@ -72,19 +72,19 @@ def create_app(services: Services, lifespan: Lifespan | None = None, tally: Tall
         redoc_url=None,
         openapi_url=None,
         dependencies=[Depends(authorize)],
-        lifespan=lifespan or _nothing,
+        lifespan=lifespan or _no_lifespan,
         telemetry=telemetry,
         redirect_slashes=False,
-        # relative: "Try it out" works behind a proxy that strips a prefix
+        # a relative address, with which "Try it out" works behind a proxy that strips a prefix
         servers=[{"url": "."}],
     )
     app.state.services = services
-    # the address of all statistics is that of a model, too
+    # the statistics come before the models: `/v2/models/stats` is also the path of a model named stats
     protocols = (tensorflow_serving, model_repository, model_statistics, model_configuration, open_inference)
     for module in (datasets, models, training, jobs, predictions, evaluations, *protocols, keys, operations, docs):
         app.include_router(module.router)
-    error_handlers.install(app)
-    document = cache(partial(openapi.document, app))
+    add_error_handlers(app)
+    document = cache(partial(build_document, app))
 
     @app.get("/openapi.json", include_in_schema=False, openapi_extra=PUBLIC)
     async def openapi_document() -> dict[str, Any]:
@@ -101,5 +101,5 @@ def _hosts(services: Services) -> frozenset[str] | None:
 
 
 @asynccontextmanager
-async def _nothing(_app: FastAPI) -> AsyncIterator[None]:
+async def _no_lifespan(_app: FastAPI) -> AsyncIterator[None]:
     yield

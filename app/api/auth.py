@@ -1,4 +1,4 @@
-"""Who may do what: the scope that each route asks of a key. Default deny: what is not listed here is for admins."""
+"""Access: the key of a request, and the scope that each route requires. `app.http.policy` lists the scopes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from app.errors import Forbidden, Unauthorized
 from app.http.policy import POLICY, allows
 from app.records.keys import Scope
 
-#: put into `openapi_extra`, it makes a route answer without a key
+#: as `openapi_extra` of a route, this makes the route public: it answers without a key
 PUBLIC: dict[str, Any] = {"security": []}
 _bearer = HTTPBearer(auto_error=False, description="An API key.")
 
 
 def is_public(route: Any) -> bool:
-    """Tell whether a route answers without a key."""
+    """Return whether a route answers without a key."""
     return (getattr(route, "openapi_extra", None) or {}).get("security") == []
 
 
-def needed(route: Any) -> Literal["any"] | Scope:
-    """Give the scope that a route asks for."""
+def required_scope(route: Any) -> Literal["any"] | Scope:
+    """Return the scope that a route requires; a route that the policy does not list is for admins."""
     return POLICY.get(getattr(route, "name", ""), "admin")
 
 
@@ -32,13 +32,13 @@ async def authorize(
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> None:
-    """Let a request through whose key may do this, that needs none, or that meets a public route.
+    """Refuse a request whose key may not use the route. Where no key is required every request passes.
 
-    It hangs on the application, so that no route can be without it.
+    The application depends on this function, so no route can be without it.
 
     Raises:
-        Unauthorized: no key came, or an unknown one.
-        Forbidden: the key has not the scope.
+        Unauthorized: the request has no key, or an unknown one.
+        Forbidden: the key does not have the scope.
     """
     route = request.scope.get("route")
     if not services.settings.needs_key or is_public(route):
@@ -49,16 +49,16 @@ async def authorize(
     if scopes is None:
         raise Unauthorized("This key is not known.")
     request.state.scopes = scopes
-    scope = needed(route)
+    scope = required_scope(route)
     if scope != "any":
-        require(request, scope)
+        require_scope(request, scope)
 
 
-def require(request: Request, scope: Scope) -> None:
-    """Let a request go on whose key has a scope, or that needed none.
+def require_scope(request: Request, scope: Scope) -> None:
+    """Refuse a request whose key does not have a scope. Where no key is required every request passes.
 
     Raises:
-        Forbidden: the key has not the scope.
+        Forbidden: the key does not have the scope.
     """
     scopes: tuple[Scope, ...] | None = getattr(request.state, "scopes", None)
     if scopes is not None and not allows(scopes, scope):

@@ -1,4 +1,4 @@
-"""Compressed streams that a request's Content-Encoding names: gzip, deflate and Zstandard. Knows no request."""
+"""Decompression of bodies, by the Content-Encoding that a request names: gzip, deflate or Zstandard. Knows no request."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
 from app.errors import Malformed, UnsupportedMedia
 
-#: what is decompressed at once, however little it came from
+#: bytes that are decompressed at once: a few compressed bytes may become gigabytes
 PIECE_BYTES = 1024**2
-
-
-#: a frame that wants a larger window is refused: 128 MB, what the `zstd` command takes without being asked
+#: the largest window of a frame is 2**27 bytes (128 MB), the default limit of the `zstd` command
 _ZSTD_WINDOW_LOG = 27
 
 
 class Decompressor(Protocol):
-    """A compressed stream, taken in as it comes and given out in pieces."""
+    """A compressed stream, which is fed as it arrives and decompressed in pieces."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether the stream has ended where a stream may end."""
+        """Whether the stream may end here, behind what was decompressed."""
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes."""
+        """Append the next compressed bytes."""
 
     def read(self) -> bytes:
-        """Give at most `PIECE_BYTES` more, or nothing where more must be fed; raises `Malformed`."""
+        """Return at most `PIECE_BYTES` bytes, or none if more must be fed first; raise `Malformed`."""
 
 
 class Gzip:
     """One or several gzip members (RFC 1952, section 2.2)."""
 
-    #: zlib's number for the header that it expects
+    #: zlib's `wbits`, which also names the format of the header
     _window_bits = 31
 
     def __init__(self) -> None:
@@ -43,12 +41,12 @@ class Gzip:
         self.is_whole = False
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes."""
+        """Append the next compressed bytes."""
         self._left += data
         self.is_whole = self.is_whole and not data
 
     def read(self) -> bytes:
-        """Give at most `PIECE_BYTES` more, or nothing where more must be fed; raises `Malformed`."""
+        """Return at most `PIECE_BYTES` bytes, or none if more must be fed first; raise `Malformed`."""
         while True:
             try:
                 piece = self._stream.decompress(self._left, PIECE_BYTES)
@@ -82,12 +80,12 @@ class Zstd:
         return ZstdDecompressor(options={DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
 
     def feed(self, data: bytes) -> None:
-        """Take in the next bytes."""
+        """Append the next compressed bytes."""
         self._left += data
         self.is_whole = self.is_whole and not data
 
     def read(self) -> bytes:
-        """Give at most `PIECE_BYTES` more, or nothing where more must be fed; raises `Malformed`."""
+        """Return at most `PIECE_BYTES` bytes, or none if more must be fed first; raise `Malformed`."""
         while True:
             try:
                 piece = self._frame.decompress(self._left, PIECE_BYTES)
@@ -103,7 +101,7 @@ class Zstd:
 
 
 def read_pieces(stream: Decompressor) -> tuple[list[bytes], bool]:
-    """Decompress about `PIECE_BYTES` of what was fed; return the pieces, and whether more must be fed for the next."""
+    """Decompress about `PIECE_BYTES`; return the pieces, and whether more must be fed before the next piece."""
     pieces: list[bytes] = []
     size = 0
     while size < PIECE_BYTES:
@@ -119,10 +117,10 @@ _ENCODINGS: dict[str, type[Gzip] | type[Zstd]] = {"gzip": Gzip, "x-gzip": Gzip, 
 
 
 def decompressor(encoding: str) -> Decompressor | None:
-    """Return what decompresses a body of this Content-Encoding, or None where it is not compressed.
+    """Return a decompressor for this Content-Encoding, or None for a body that is not compressed.
 
     Raises:
-        UnsupportedMedia: another encoding, or several.
+        UnsupportedMedia: the encoding is unknown, or there are several.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):

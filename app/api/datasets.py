@@ -1,4 +1,4 @@
-"""Routes of data sets."""
+"""Routes of data sets: upload, list, look, correct, delete."""
 
 from __future__ import annotations
 
@@ -43,13 +43,15 @@ async def upload(
     request: Request,
     response: Response,
     services: ServicesDep,
-    name: Annotated[str | None, Query(min_length=1, max_length=200, description="A name for people.")] = None,
+    name: Annotated[
+        str | None, Query(min_length=1, max_length=200, description="A name to show; it need not be unique.")
+    ] = None,
 ) -> DatasetOut:
-    """Send a table as the body, or as the one part `file` of a form; `Content-Encoding: gzip`, `deflate` and `zstd` are read.
+    """Upload a table as the body, or as the one part `file` of a form. `Content-Encoding` may be `gzip`, `deflate` or `zstd`.
 
-    CSV has a header row; JSON one of three forms; NPZ the arrays `x` and `y`. The kind of each column is inferred;
-    `PATCH` corrects it. Equal bytes give the data set that is there. A large file is stored and answered 202 with the
-    status `processing`; it becomes `ready` or `failed`.
+    CSV has a header row, JSON has one of three forms, NPZ has the arrays `x` and `y`. The kind of each column is
+    inferred; `PATCH` corrects it. If the same bytes were uploaded before, the answer is the data set that exists. A
+    large file is stored and answered with 202 and the status `processing`, which becomes `ready` or `failed`.
     """
     if name is not None and not name.isprintable():
         raise Invalid.at(("query", "name"), "Expected a name of printable characters.")
@@ -69,20 +71,20 @@ async def upload(
 
 @router.get("", summary="List data sets", responses=documented(422))
 def list_datasets(services: ServicesDep, limit: Limit = 50, after: After = None) -> DatasetPage:
-    """Give the data sets, newest first."""
-    datasets, following = services.rooms.datasets.list(limit, after)
-    return DatasetPage(items=[DatasetOut.of(dataset) for dataset in datasets], next=following)
+    """List the data sets, newest first."""
+    datasets, next_page = services.rooms.datasets.list(limit, after)
+    return DatasetPage(items=[DatasetOut.of(dataset) for dataset in datasets], next=next_page)
 
 
 @router.get("/{id}", summary="Get a data set", responses=documented(404, 422))
 def get_dataset(id: Id, services: ServicesDep) -> DatasetOut:
-    """Give a data set with its columns and their statistics."""
+    """Return a data set with its columns and their statistics."""
     return DatasetOut.of(services.rooms.datasets.get(id))
 
 
 @router.get("/{id}/rows", summary="Get the first rows", responses=documented(404, 409, 422))
 def get_rows(id: Id, services: ServicesDep, limit: Limit = 50) -> RowsOut:
-    """Give the first rows as they were posted; missing cells are null."""
+    """Return the first rows as they were uploaded; missing cells are null."""
     dataset = services.rooms.datasets.get_ready(id)
     table = load_table(services.rooms.datasets.path(dataset.table_key), limit)
     cells = [column.cells(limit) for column in table.columns]
@@ -98,7 +100,7 @@ def get_rows(id: Id, services: ServicesDep, limit: Limit = 50) -> RowsOut:
 async def patch_dataset(
     id: Id, body: Annotated[DatasetPatch, Depends(json_body(DatasetPatch))], services: ServicesDep
 ) -> DatasetOut:
-    """Read the uploaded bytes again with these kinds; jobs keep the kinds they were submitted with."""
+    """Parse the uploaded bytes again with these kinds of columns. Jobs keep the kinds that they were submitted with."""
     lane = services.lanes.uploads
     async with lane.place():
         dataset = await lane.run(lambda: services.rooms.datasets.get_ready(id))
@@ -111,9 +113,9 @@ async def patch_dataset(
 
 
 def _corrected(dataset: Dataset, body: DatasetPatch) -> dict[str, ColumnKind]:
-    known = {column["name"] for column in dataset.columns}
+    names = {column["name"] for column in dataset.columns}
     for name, correction in body.columns.items():
-        if name not in known:
+        if name not in names:
             raise Invalid.at(("columns", name), f"There is no column {name[:80]!r}.")
         if correction.kind not in ("numeric", "categorical", "boolean", "text"):
             raise Invalid.at(("columns", name, "kind"), "Expected numeric, categorical, boolean or text.")
@@ -125,5 +127,5 @@ def _corrected(dataset: Dataset, body: DatasetPatch) -> dict[str, ColumnKind]:
     "/{id}", status_code=204, response_class=Response, summary="Delete a data set", responses=documented(404, 409, 422)
 )
 def delete_dataset(id: Id, services: ServicesDep) -> None:
-    """Remove a data set; versions trained on it stay."""
+    """Delete a data set. Versions that were trained on it stay."""
     services.rooms.datasets.delete(id, services.rooms.jobs)

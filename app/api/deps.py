@@ -1,4 +1,4 @@
-"""What routes are given: the services, small JSON bodies, and the form of the answer."""
+"""What routes depend on: the services, parameters of paths and queries, small JSON bodies, and the Accept header."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fastapi import Depends, Query, Request
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ValidationError
 
-from app.api.error_handlers import invalid
+from app.api.error_handlers import invalid_body
 from app.api.request_body import media_type, read_body
 from app.errors import NotAcceptable, UnsupportedMedia
 from app.http.media_types import JSON
 from app.names import ALIAS, MODEL, REF
 from app.wiring import Services
 
-#: largest body of a request that carries no data
+#: bytes of the largest body that carries no data
 SMALL_BODY = 1024**2
 _QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
@@ -36,44 +36,44 @@ Alias = Annotated[str, PathParameter(pattern=f"^{ALIAS}$", description="An alias
 Number = Annotated[int, PathParameter(ge=1, le=2**31 - 1, description="A version's number.", examples=[1])]
 
 
-# these two are asynchronous though they await nothing: a plain function would need a thread of every request,
-# and a busy database could take them all from /livez
+# asynchronous though nothing is awaited: FastAPI runs a plain function in a thread, and when a slow database holds all
+# threads, /livez would wait for one
 async def get_services(request: Request) -> Services:
-    """Give the process's services."""
-    found: Services = request.app.state.services
-    return found
+    """Return the services of this process."""
+    services: Services = request.app.state.services
+    return services
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
 def require_json(request: Request) -> None:
-    """Refuse a body that does not say it is JSON: a page elsewhere cannot send that header unasked."""
+    """Refuse a body whose Content-Type is not JSON: a page of another origin cannot send that header without a preflight."""
     if media_type(request) != JSON:
         raise UnsupportedMedia(f"Expected Content-Type application/json, got {media_type(request)[:80] or 'none'!r}.")
 
 
 def negotiate(request: Request, offered: Iterable[str]) -> str:
-    """Give the media type to answer in: the one that the request's Accept wants most, the first of equals.
+    """Return the media type that the request's Accept prefers; of equally preferred ones the first that is offered.
 
     Raises:
-        NotAcceptable: it wants none of these.
+        NotAcceptable: the request accepts none of the offered media types.
 
     Source: RFC 9110, section 12.5.1.
     """
-    wishes: dict[str, float] = {}
-    # a list may come as several headers; one that names nothing wants anything
+    qualities: dict[str, float] = {}
+    # a client may send the list as several headers; an empty list accepts anything
     for part in (",".join(request.headers.getlist("accept")).lower().strip(", ") or "*/*").split(","):
         name, _, parameters = part.partition(";")
         quality = next((p.strip()[2:] for p in parameters.split(";") if p.strip().startswith("q=")), "1")
-        wishes[name.strip()] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
-    best, most = "", (0.0, 0)
-    for each in offered:
-        # the closer a range names the type, the more it says
-        names = (each, each.partition("/")[0] + "/*", "*/*")
-        want = next(((wishes[name], -i) for i, name in enumerate(names) if name in wishes), (0.0, 0))
-        if want[0] > 0 and (not best or want > most):
-            best, most = each, want
+        qualities[name.strip()] = float(quality) if _QUALITY.fullmatch(quality) else 0.0
+    best, best_rank = "", (0.0, 0)
+    for media in offered:
+        # the most specific range that matches decides
+        ranges = (media, media.partition("/")[0] + "/*", "*/*")
+        rank = next(((qualities[name], -i) for i, name in enumerate(ranges) if name in qualities), (0.0, 0))
+        if rank[0] > 0 and (not best or rank > best_rank):
+            best, best_rank = media, rank
     if not best:
         raise NotAcceptable(f"Expected Accept to allow {' or '.join(offered)}.")
     return best
@@ -83,7 +83,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def json_body(model: type[_Model]) -> Callable[[Request], Awaitable[_Model]]:
-    """Make a dependency that reads a small JSON body; FastAPI's own would read it before the key is checked."""
+    """Return a dependency that reads a small JSON body. FastAPI's own would read the body before the key is checked."""
 
     async def read(request: Request) -> _Model:
         require_json(request)
@@ -91,6 +91,6 @@ def json_body(model: type[_Model]) -> Callable[[Request], Awaitable[_Model]]:
         try:
             return model.model_validate_json(body)
         except ValidationError as error:
-            raise invalid(error) from error
+            raise invalid_body(error) from error
 
     return read

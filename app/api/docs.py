@@ -1,7 +1,7 @@
-"""The interactive reference at `/docs`: our page around a vendored Swagger UI, with no word from outside.
+"""The interactive reference at `/docs`: our page around a Swagger UI that is shipped with the service.
 
-Addresses inside the page are relative (`docs/docs.js`, `openapi.json`), so it works behind a path prefix. Needs
-`FastAPI(docs_url=None)`: the stock page is inline script and files from a CDN.
+The page loads nothing from other hosts. Its addresses are relative (`docs/docs.js`, `openapi.json`), so it works behind
+a path prefix. The application needs `FastAPI(docs_url=None)`: FastAPI's own page has inline scripts and files from a CDN.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from starlette.responses import FileResponse
 from app.api.auth import PUBLIC
 from app.errors import NotFound
 
-#: for every page of our own; Swagger UI works under it, as it sets styles through the CSSOM only
+#: of every page of our own; Swagger UI works with this policy, because it sets styles through the CSSOM only
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-#: for every file of our own pages; `app.http.gate` adds what every answer has
+#: headers of every file of our own pages, beside those that `app.http.gate` adds to every answer
 PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
 _CACHE_SECONDS = 3600
 _STATIC = Path(__file__).parent / "static"
 _SWAGGER_UI = _STATIC / "vendor" / "swagger-ui"
 _PAGE = _STATIC / "docs.html"
-#: the only files that leave: name in the address → (file, media type)
+#: the only files that are served: name in the address → (file, media type)
 FILES = {
     "docs.js": (_STATIC / "docs.js", "text/javascript"),
     "docs.css": (_STATIC / "docs.css", "text/css"),
@@ -39,13 +39,13 @@ router = APIRouter(include_in_schema=False)
 
 @router.api_route("/docs", methods=["GET", "HEAD"], openapi_extra=PUBLIC)
 def get_page(request: Request) -> Response:
-    """Answer with the page."""
+    """Return the page."""
     return _answer(request, _PAGE, "text/html", "no-cache")
 
 
 @router.api_route("/docs/{name}", methods=["GET", "HEAD"], openapi_extra=PUBLIC)
 def get_file(request: Request, name: str) -> Response:
-    """Answer with one of the files that the page is made of."""
+    """Return one of the files that the page consists of."""
     if name not in FILES:
         raise NotFound("file", name)
     return _answer(request, *FILES[name])
@@ -53,15 +53,15 @@ def get_file(request: Request, name: str) -> Response:
 
 @router.api_route("/favicon.ico", methods=["GET", "HEAD"], openapi_extra=PUBLIC)
 def get_favicon(request: Request) -> Response:
-    """Answer with the icon that browsers ask for unasked; they look at its bytes, a PNG, and not at its name."""
+    """Return the icon that browsers request by themselves. They accept a PNG by its bytes, whatever its name is."""
     return _answer(request, *FILES["favicon-32x32.png"])
 
 
 def _answer(request: Request, path: Path, media_type: str, cache: str = f"max-age={_CACHE_SECONDS}") -> Response:
-    """Send a file from disk, or 304 where the browser has it."""
+    """Return a file, or 304 if the browser has it."""
     headers = {**PAGE_HEADERS, "Cache-Control": cache}
     response = FileResponse(path, media_type=media_type, headers=headers, stat_result=path.stat())
-    # FileResponse makes the tag and leaves the comparison to others
+    # FileResponse makes the ETag, but does not compare it
     if response.headers["ETag"] in request.headers.get("If-None-Match", ""):
         return Response(status_code=304, headers={**headers, "ETag": response.headers["ETag"]})
     return response

@@ -1,4 +1,4 @@
-"""Facts, and what FastAPI finds wrong, as answers of the contract's shape or of the protocol's whose path it is."""
+"""Errors as answers: in the contract's shape, or on the paths of another protocol in that protocol's shape."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from app.http.protocol_errors import describe_unknown_path, is_of_other_protocol
 logger = logging.getLogger(__name__)
 
 
-#: parts of a pydantic location that name a type of a union and no field of the body
+#: parts of a pydantic location that name a type of a union, and not a field of the body
 _UNION_PART = re.compile(r"^(literal\[.*|constrained-.*|list\[.*|dict\[.*|int|float|str|bool|none|[A-Z]\w+)$")
 
 
 def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
-    """Turn pydantic's errors into faults: one for each place, without what came in."""
-    at: dict[tuple[str | int, ...], list[str]] = {}
-    for each in error.errors():
-        loc = tuple(p for p in each["loc"] if not (isinstance(p, str) and _UNION_PART.match(p)))
-        at.setdefault(loc, []).append(each["msg"])
-    return [Fault(loc, "; or ".join(dict.fromkeys(messages))[:300]) for loc, messages in at.items()]
+    """Return pydantic's errors as faults, one for each place; a fault does not repeat the value that was sent."""
+    messages: dict[tuple[str | int, ...], list[str]] = {}
+    for detail in error.errors():
+        loc = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _UNION_PART.match(part)))
+        messages.setdefault(loc, []).append(detail["msg"])
+    return [Fault(loc, "; or ".join(dict.fromkeys(texts))[:300]) for loc, texts in messages.items()]
 
 
-def invalid(error: ValidationError) -> FitserveError:
-    """Make the fact of a pydantic error."""
+def invalid_body(error: ValidationError) -> FitserveError:
+    """Return the error to raise for a body that pydantic refused."""
     faults = faults_of(error)
-    if any(each["type"] == "json_invalid" for each in error.errors(include_url=False)):
+    if any(detail["type"] == "json_invalid" for detail in error.errors(include_url=False)):
         return Malformed(f"Expected JSON: {faults[0].message}.")
     where = ".".join(str(part) for part in faults[0].loc)
     return Invalid(f"{where}: {faults[0].message}" if where else faults[0].message, faults)
 
 
-def install(app: FastAPI) -> None:
-    """Give the application its error handlers."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Add a handler to the application for each kind of error."""
 
-    async def fact(request: Request, error: Exception) -> Response:
+    async def expected(request: Request, error: Exception) -> Response:
         assert isinstance(error, FitserveError)
         if isinstance(error, Unavailable):
             logger.error("database unavailable", exc_info=error)
@@ -80,7 +80,7 @@ def install(app: FastAPI) -> None:
         return _problem(request, 500, "internal", "The service failed; its log says why.")
 
     for kind in STATUSES:
-        app.add_exception_handler(kind, fact)
+        app.add_exception_handler(kind, expected)
     app.add_exception_handler(RequestValidationError, request_invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(TimeoutError, slow)
@@ -92,9 +92,10 @@ _DETAILS = {404: "There is no such path.", 405: "This path does not answer that 
 
 
 def _allowed(request: Request) -> str:
-    # the router names the methods of the first route on this path alone
-    at_path = [r for r in iter_route_contexts(request.app.routes) if r.path_regex.match(request.scope["path"])]
-    return ", ".join(sorted({method for route in at_path for method in route.methods or ()}))
+    # the router itself names only the methods of the first route on this path
+    path = request.scope["path"]
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 def _problem(

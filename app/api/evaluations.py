@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from app.api.auth import require
+from app.api.auth import require_scope
 from app.api.deps import ModelRef, ServicesDep
 from app.api.examples.predictions import EVALUATE
 from app.api.openapi import documented, takes
@@ -41,19 +41,19 @@ async def evaluate(
 ) -> Evaluation:
     """Score a version on labelled rows: a data set, data in the body, or a raw file. Nothing is stored.
 
-    `by` adds `slices`, one for each value of a column, with the main figures of its rows. A stored data set takes a key
-    that may read it, one with the scope `train`.
+    `by` adds `slices`: the main figures of the rows that have the same value in a column, for each value. A stored data
+    set requires a key with the scope `train`, which may read data sets.
     """
     lane = services.lanes.evaluations
     async with lane.place():
         loaded = await lane.run(lambda: services.version_cache.get(Ref.parse(ref)))
         async with staging(services) as folder:
-            path = await _labelled(request, services, folder)
+            path = await _labelled_table(request, services, folder)
             return await lane.run(lambda: Evaluation.of(loaded, score(loaded, TableFile(path), by), by))
 
 
-async def _labelled(request: Request, services: Services, folder: Path) -> Path:
-    """Return the table that a request is about: a data set's, or one in the folder that its body is parsed into."""
+async def _labelled_table(request: Request, services: Services, folder: Path) -> Path:
+    """Return the file of the table to evaluate: a stored one, or the table in `folder` that the body is parsed into."""
     lane = services.lanes.evaluations
     body = await receive(request, services, lane, folder / "body")
     raw = body.path
@@ -70,7 +70,7 @@ async def _labelled(request: Request, services: Services, folder: Path) -> Path:
         return folder / "table"
     if not isinstance(dataset_id, str):
         raise Invalid.at(("dataset",), "Expected dataset to be an id.")
-    # its slices and scores tell what is in it
-    require(request, "train")
+    # scores and slices reveal what is in the data set
+    require_scope(request, "train")
     datasets = services.rooms.datasets
     return await lane.run(lambda: datasets.path(datasets.get_ready(dataset_id).table_key))

@@ -17,14 +17,16 @@ from app.records.job import Job
 from app.records.job_status import ACTIVE
 from app.wiring import Services
 
+#: between two comments that keep an idle connection open
 PING_SECONDS = 15.0
-#: a stream ends after this long; clients come back with Last-Event-ID
+#: the longest life of a stream; clients reconnect with Last-Event-ID
 STREAM_SECONDS = 15 * 60.0
+#: events that are read from the database at once
 _BATCH = 500
 
 
 async def stream_place(request: Request, services: ServicesDep) -> AsyncIterator[bool]:
-    """Take one of the places for streams if the request asks for one, until its answer has ended."""
+    """Yield whether the request asks for a stream; if so, hold one of the places for streams until the answer has ended."""
     if negotiate(request, (JSON, EVENT_STREAM)) == JSON:
         yield False
         return
@@ -39,20 +41,20 @@ async def stream_place(request: Request, services: ServicesDep) -> AsyncIterator
         services.open_streams -= 1
 
 
-async def stream_events(services: Services, job: Job, seen: int) -> AsyncIterator[bytes]:
-    """Yield a job's events after the id `seen`, then new ones as they come, until the job has ended."""
+async def stream_events(services: Services, job: Job, last_seen: int) -> AsyncIterator[bytes]:
+    """Yield a job's events after the id `last_seen`, then new ones as they come, until the job has ended."""
     deadline = time.monotonic() + STREAM_SECONDS
     yield format_sse_event(retry=1000, comment="events of " + job.id)
     while time.monotonic() < deadline and not services.is_draining:
-        # the job first: what it has said by its end is then among the events
+        # the job's state is read before its events: all events of a job that has ended are then among them
         states = await asyncio.to_thread(services.rooms.jobs.last_events, [job.id])
-        events = await asyncio.to_thread(services.rooms.jobs.events, job.id, seen, _BATCH)
+        events = await asyncio.to_thread(services.rooms.jobs.events, job.id, last_seen, _BATCH)
         for event in events:
-            seen = event.id
-            yield format_sse_event(id=str(seen), event=event.type, data_str=json.dumps(event.document()))
+            last_seen = event.id
+            yield format_sse_event(id=str(last_seen), event=event.type, data_str=json.dumps(event.document()))
         last, status = states.get(job.id, (0, "gone"))
-        if status not in ACTIVE and seen >= last:
+        if status not in ACTIVE and last_seen >= last:
             return
         if not events:
-            await services.job_waiter.wait(job.id, seen, PING_SECONDS)
+            await services.job_waiter.wait(job.id, last_seen, PING_SECONDS)
             yield format_sse_event(comment="ping")

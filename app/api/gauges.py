@@ -12,7 +12,11 @@ from app.wiring import Services
 
 
 def open_meter(services: Services, tally: Tally) -> MeterProvider:
-    """Make the meter whose figures `/metrics` gives, with gauges of our own."""
+    """Return the meter of this process, whose figures `/metrics` shows.
+
+    Args:
+        tally: the counts of requests that the fast path answers.
+    """
     provider = MeterProvider([TallyReader(tally)])
     meter = provider.get_meter("fitserve")
 
@@ -20,7 +24,7 @@ def open_meter(services: Services, tally: Tally) -> MeterProvider:
         try:
             counts = services.rooms.jobs.counts()
         except Unavailable:
-            # a scrape tells what it can while the database is away
+            # while the database is unavailable, a scrape has all other metrics
             return []
         return [Observation(counts.get(status, 0), {"status": status}) for status in JobStatus]
 

@@ -1,4 +1,4 @@
-"""Routes of jobs: submit, watch, cancel, resume."""
+"""Routes of jobs: list, watch, cancel, resume, delete. `training` submits them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def list_jobs(
     limit: Limit = 50,
     after: After = None,
 ) -> JobPage:
-    """Give the jobs, newest first."""
-    jobs, following = services.rooms.jobs.list(limit, after, status, model)
-    return JobPage(items=[JobOut.of(job) for job in jobs], next=following)
+    """List the jobs, newest first."""
+    jobs, next_page = services.rooms.jobs.list(limit, after, status, model)
+    return JobPage(items=[JobOut.of(job) for job in jobs], next=next_page)
 
 
 @router.get("/jobs/{id}", summary="Get a job", responses=documented(404, 422))
@@ -48,10 +48,11 @@ async def get_job(
     id: Id,
     services: ServicesDep,
     wait_seconds: Annotated[
-        float, Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Wait so long for the job to end.")
+        float,
+        Query(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Wait at most this long for the job to end."),
     ] = 0,
 ) -> JobOut:
-    """Give a job; with `wait_seconds`, when it has ended or the time is over."""
+    """Return a job. With `wait_seconds` the answer comes when the job has ended, or after that time."""
     deadline = time.monotonic() + wait_seconds
     job = await asyncio.to_thread(services.rooms.jobs.get, id)
     while not job.is_terminal and (left := deadline - time.monotonic()) > 0 and not services.is_draining:
@@ -78,20 +79,22 @@ async def get_events(
     is_stream: Annotated[bool, Depends(stream_place)],
     limit: Limit = 50,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Only events after this id.")] = 0,
-    last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1, description="Where a stream goes on.")] = None,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, le=2**31 - 1, description="A stream begins after this id.")
+    ] = None,
 ) -> EventPage | Response:
-    """Give a job's events, oldest first: as a page, or as a stream that replays and then follows them.
+    """Return a job's events, oldest first: a page of them, or a stream of all events, those to come included.
 
-    The stream closes after the event that ends the job.
+    The stream ends after the event that ends the job.
     """
     job = await asyncio.to_thread(services.rooms.jobs.get, id)
     if is_stream:
-        seen = after if last_event_id is None else last_event_id
+        last_seen = after if last_event_id is None else last_event_id
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return EventSourceResponse(stream_events(services, job, seen), headers=headers)
+        return EventSourceResponse(stream_events(services, job, last_seen), headers=headers)
     events = await asyncio.to_thread(services.rooms.jobs.events, id, after, limit + 1)
-    following = str(events[limit - 1].id) if len(events) > limit else None
-    return EventPage(items=[EventOut.model_validate(event.document()) for event in events[:limit]], next=following)
+    next_page = str(events[limit - 1].id) if len(events) > limit else None
+    return EventPage(items=[EventOut.model_validate(event.document()) for event in events[:limit]], next=next_page)
 
 
 @router.post(
@@ -101,7 +104,7 @@ async def get_events(
     responses=documented(404, 409, 422),
 )
 def cancel_job(id: Id, services: ServicesDep) -> JobOut:
-    """End a queued or running job. Nothing that it does after this is kept."""
+    """Cancel a queued or running job. Nothing that the job does after this is stored."""
     return JobOut.of(services.rooms.jobs.cancel(id))
 
 
@@ -112,7 +115,7 @@ def cancel_job(id: Id, services: ServicesDep) -> JobOut:
     responses=documented(404, 409, 422),
 )
 def resume_job(id: Id, services: ServicesDep) -> JobOut:
-    """Queue a failed or cancelled job again."""
+    """Queue a failed or cancelled job again. Training continues after the job's last checkpoint."""
     return JobOut.of(services.rooms.jobs.resume(id))
 
 
@@ -120,5 +123,5 @@ def resume_job(id: Id, services: ServicesDep) -> JobOut:
     "/jobs/{id}", status_code=204, response_class=Response, summary="Delete a job", responses=documented(404, 409, 422)
 )
 def delete_job(id: Id, services: ServicesDep) -> None:
-    """Remove an ended job's record and events; its version stays."""
+    """Delete the record and the events of a job that has ended. Its version stays."""
     services.rooms.jobs.delete(id)

@@ -1,4 +1,4 @@
-"""Routes of API keys; for admins."""
+"""Routes of API keys: list, make, revoke. All are for admins."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Id = Annotated[
 
 @router.get("", summary="List keys", responses=documented(422))
 def list_keys(services: ServicesDep, limit: Limit = 50, after: After = None) -> KeyPage:
-    """Give the stored keys, newest first, without the keys themselves; the configured admin key is not among them."""
-    keys, following = services.keys.list(limit, after)
-    return KeyPage(items=[KeyOut.model_validate(key) for key in keys], next=following)
+    """List the stored keys, newest first, without the keys themselves. The configured admin key is not among them."""
+    keys, next_page = services.keys.list(limit, after)
+    return KeyPage(items=[KeyOut.model_validate(key) for key in keys], next=next_page)
 
 
 @router.post(
@@ -38,7 +38,7 @@ def list_keys(services: ServicesDep, limit: Limit = 50, after: After = None) -> 
     openapi_extra=takes_json(KeyIn),
 )
 def add_key(body: Annotated[KeyIn, Depends(json_body(KeyIn))], services: ServicesDep) -> KeyMade:
-    """Make a key with these scopes; `admin` may do everything. The answer shows the key this once."""
+    """Make a key with these scopes; `admin` allows everything. Only this answer shows the key itself."""
     if body.name is not None and not body.name.isprintable():
         raise Invalid.at(("name",), "Expected a name of printable characters.")
     key, secret = services.keys.add(body.name, body.scopes)
@@ -49,5 +49,5 @@ def add_key(body: Annotated[KeyIn, Depends(json_body(KeyIn))], services: Service
     "/{id}", status_code=204, response_class=Response, summary="Revoke a key", responses=documented(404, 409, 422)
 )
 def delete_key(id: Id, services: ServicesDep) -> None:
-    """Revoke a key at once; the last admin key stays."""
+    """Revoke a key at once. The last admin key cannot be revoked."""
     services.keys.delete(id)

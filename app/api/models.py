@@ -12,7 +12,7 @@ from app.api.examples.media import BYTES, media
 from app.api.openapi import UNCHECKED, documented, takes_json
 from app.api.schemas.models import AliasHistory, AliasIn, AliasMove, ModelOut, ModelPage, VersionOut
 from app.api.spool import staging
-from app.api.version_openapi import Document, describe
+from app.api.version_openapi import Document, build_version_document
 from app.errors import Conflict, Corrupt
 from app.records.ref import Ref
 from app.serving.export import Form, export_version
@@ -22,14 +22,14 @@ router = APIRouter(prefix="/api/v1/models", tags=["Models"])
 
 @router.get("", summary="List models", responses=documented(422))
 def list_models(services: ServicesDep, limit: Limit = 50, after: After = None) -> ModelPage:
-    """Give the models by name."""
-    models, following = services.rooms.registry.list(limit, after)
-    return ModelPage(items=[ModelOut.of(model) for model in models], next=following)
+    """List the models, in the order of their names."""
+    models, next_page = services.rooms.registry.list(limit, after)
+    return ModelPage(items=[ModelOut.of(model) for model in models], next=next_page)
 
 
 @router.get("/{name}", summary="Get a model", responses=documented(404, 422))
 def get_model(name: ModelName, services: ServicesDep) -> ModelOut:
-    """Give a model with its versions, newest first, and its aliases."""
+    """Return a model with its versions, newest first, and its aliases."""
     return ModelOut.of(services.rooms.registry.get(name))
 
 
@@ -37,15 +37,15 @@ def get_model(name: ModelName, services: ServicesDep) -> ModelOut:
     "/{name}", status_code=204, response_class=Response, summary="Delete a model", responses=documented(404, 409, 422)
 )
 def delete_model(name: ModelName, services: ServicesDep) -> None:
-    """Remove a model with every version and alias."""
+    """Delete a model with all its versions and aliases."""
     services.version_cache.forget(services.rooms.registry.delete(name))
 
 
 @router.get("/{name}/versions/{n}", summary="Get a version", responses=documented(404, 422))
 def get_version(name: ModelName, n: Number, services: ServicesDep) -> VersionOut:
-    """Give a version: its inputs, classes, specification, figures and history. It never changes.
+    """Return a version: its inputs, classes, specification, figures and history. A version never changes.
 
-    Its status is `failed_load` where its stored files were found to be damaged.
+    The status is `failed_load` if the stored files were found to be damaged.
     """
     version = services.rooms.registry.get_version(name, n)
     return VersionOut.of(version, is_broken=services.version_cache.is_broken(version))
@@ -62,9 +62,9 @@ def delete_version(
     name: ModelName,
     n: Number,
     services: ServicesDep,
-    force: Annotated[bool, Query(description="Even if an alias points at it.")] = False,
+    force: Annotated[bool, Query(description="Delete the version even if an alias points at it.")] = False,
 ) -> None:
-    """Remove a version; its number is never used again."""
+    """Delete a version. Its number is never used again."""
     services.version_cache.forget([services.rooms.registry.delete_version(name, n, force=force)])
 
 
@@ -78,11 +78,11 @@ async def get_export(
     name: ModelName,
     n: Number,
     services: ServicesDep,
-    format: Annotated[Form, Query(description="What to write.")],
+    format: Annotated[Form, Query(description="The format of the model.")],
 ) -> Response:
-    """Give a zip: the model in another program's format, `encoder.json`, and a card that says what goes in.
+    """Return a zip: the model in another program's format, `encoder.json`, and `card.json`, which describes the input.
 
-    `saved_model` unpacks to a folder that TensorFlow Serving serves as it is.
+    `saved_model` unpacks to a folder that TensorFlow Serving can serve directly.
     """
     version = await asyncio.to_thread(services.rooms.registry.get_version, name, n)
     artifact = await asyncio.to_thread(services.rooms.registry.load, version)
@@ -102,7 +102,10 @@ async def get_export(
 def put_alias(
     name: ModelName, alias: Alias, body: Annotated[AliasIn, Depends(json_body(AliasIn))], services: ServicesDep
 ) -> ModelOut:
-    """Move an alias; `default` is what the bare name means. The version is loaded first; one that cannot be is 409."""
+    """Point an alias at a version. The model's bare name means the alias `default`.
+
+    The version is loaded first; the answer is 409 if it cannot be loaded.
+    """
     try:
         services.version_cache.get(Ref(name, body.version, ""))
     except Corrupt as error:
@@ -118,7 +121,7 @@ def put_alias(
     responses=documented(404, 422),
 )
 def delete_alias(name: ModelName, alias: Alias, services: ServicesDep) -> None:
-    """Remove an alias; its version stays."""
+    """Delete an alias. Its version stays."""
     services.rooms.aliases.delete(name, alias)
 
 
@@ -134,10 +137,10 @@ def get_alias_history(
     limit: Limit = 50,
     after: Annotated[int | None, Query(ge=1, le=2**53, description="The `next` of the page before.")] = None,
 ) -> AliasHistory:
-    """Give every move of an alias, newest first: to which version, when, and why."""
-    moves, following = services.rooms.aliases.history(name, alias, limit, after)
+    """List the moves of an alias, newest first: to which version, when, and why."""
+    moves, next_page = services.rooms.aliases.history(name, alias, limit, after)
     items = [AliasMove(version=move.version, reason=move.reason, at=move.at) for move in moves]
-    return AliasHistory(items=items, next=None if following is None else str(following))
+    return AliasHistory(items=items, next=None if next_page is None else str(next_page))
 
 
 @router.post(
@@ -146,7 +149,7 @@ def get_alias_history(
     responses=documented(404, 409, 422),
 )
 def rollback_alias(name: ModelName, alias: Alias, services: ServicesDep) -> ModelOut:
-    """Point an alias back at the version before; deleted and damaged ones are passed over. Twice goes back twice."""
+    """Point an alias at its previous version again; deleted and damaged versions are skipped. A second call goes back further."""
     damaged: set[int] = set()
     while True:
         target = services.rooms.aliases.previous_version(name, alias, damaged)
@@ -165,5 +168,5 @@ def rollback_alias(name: ModelName, alias: Alias, services: ServicesDep) -> Mode
     responses=documented(404, 422),
 )
 def get_version_document(name: ModelName, n: Number, services: ServicesDep) -> Document:
-    """Give an OpenAPI document with this version's real columns, categories, classes, and an example that works."""
-    return describe(services.rooms.registry.get_version(name, n))
+    """Return an OpenAPI document with the real columns, categories and classes of this version, and an example that works."""
+    return build_version_document(services.rooms.registry.get_version(name, n))

@@ -1,4 +1,4 @@
-"""Multipart forms of one part, `file` (RFC 7578), read as they come. Knows no route and no file on disk."""
+"""Multipart forms (RFC 7578) with one part, `file`, parsed as they arrive. Knows no route, and writes nothing to disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXTENSIONS = {
 
 
 class FormFile:
-    """The file of a form, taken out of the form's bytes piece by piece.
+    """Takes the file out of a form, chunk by chunk.
 
     Args:
         content_type: the request's Content-Type, which names the boundary.
@@ -58,7 +58,7 @@ class FormFile:
         self._media_type = ""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take in the next bytes of the form; return the pieces of the file that are in them.
+        """Parse the next bytes of the form; return the pieces of the file that they contain.
 
         Raises:
             Malformed: the form is broken.
@@ -73,7 +73,7 @@ class FormFile:
         return self._pieces
 
     def finish(self) -> str:
-        """Return the file's media type: what its part says, or else what its extension means.
+        """Return the file's media type: the one that its part names, or else the one that its extension means.
 
         Raises:
             Malformed: the form is cut off, or has no part.
@@ -117,9 +117,9 @@ class FormFile:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         if options.get(b"name") != b"file":
             raise Invalid.at(("body",), "Expected a form of one part, file; got a part of another name.")
-        said = self._headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+        declared = self._headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
         extension = options.get(b"filename", b"").rpartition(b".")[2].decode("latin-1").lower()
-        self._media_type = EXTENSIONS.get(extension, said) if said in ("", BINARY) else said
+        self._media_type = EXTENSIONS.get(extension, declared) if declared in ("", BINARY) else declared
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start

@@ -1,4 +1,4 @@
-"""The routes of operations: whether the process is alive, whether it serves, its metrics, what this system is."""
+"""Routes for operators: whether the process is alive, whether it serves, its metrics, and what this system is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIBRARIES = ("fastapi", "jax", "keras", "numpy", "onnxruntime", "tensorflow", "t
 
 @router.get("/livez", summary="Is the process alive?", openapi_extra=PUBLIC, responses=documented(is_public=True))
 async def livez() -> dict[str, str]:
-    """Answer from the event loop alone."""
+    """Answer as long as the event loop runs; nothing else is checked."""
     return {"status": "alive"}
 
 
@@ -41,9 +41,9 @@ async def livez() -> dict[str, str]:
 )
 async def readyz(
     services: ServicesDep,
-    verbose: Annotated[bool, Query(description="Say how the database and the workers are, too.")] = False,
+    verbose: Annotated[bool, Query(description="Also return the state of the database and of the workers.")] = False,
 ) -> Readiness:
-    """Answer 200 from the end of start-up until draining begins."""
+    """Answer 200 from the end of start-up until shutdown begins."""
     if services.is_draining:
         raise NotReady("The service is stopping.")
     answer: Readiness = {"status": "ready"}
@@ -70,26 +70,26 @@ def _checks(services: Services) -> dict[str, str]:
     responses=documented(ok={"content": {"text/plain": media(TEXT)}}),
 )
 async def get_metrics(services: ServicesDep) -> Response:
-    """Give every metric in Prometheus's text format; where several processes serve, of all of them."""
+    """Return all metrics in Prometheus's text format. If several processes serve, the figures are those of all."""
     page = await asyncio.to_thread(own_page) if services.totals is None else await services.totals.page()
     return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def own_page() -> bytes:
-    """Give this process's metrics in Prometheus's text format."""
+    """Return this process's metrics in Prometheus's text format."""
     return generate_latest(REGISTRY)
 
 
 @router.get("/api/v1/system", response_model=UNCHECKED, summary="What this system is", responses=documented())
 def get_system(services: ServicesDep) -> System:
-    """Give versions, devices, limits, the queue, the workers, and which loaded model computes where."""
+    """Return versions of libraries, devices, limits, the queue, the workers, and the device of each loaded version."""
     settings = services.settings
     counts = services.rooms.jobs.counts()
     limits = {name: getattr(settings, name) for name in type(settings).model_fields if name.startswith("max_")}
     return {
         "version": __version__,
         "python": platform.python_version(),
-        "libraries": _installed(),
+        "libraries": _installed_libraries(),
         "devices": [{"id": "cpu", "name": platform.machine(), "memory_bytes": None}, *services.version_cache.gpus],
         "serves_on": "gpu:0" if services.version_cache.serves_on_gpu else "cpu",
         "loaded": services.version_cache.devices(),
@@ -100,10 +100,10 @@ def get_system(services: ServicesDep) -> System:
     }
 
 
-def _installed() -> dict[str, str]:
+def _installed_libraries() -> dict[str, str]:
     versions = {}
     for name in LIBRARIES:
-        # any one of Keras's backends is enough
+        # only one of Keras's backends has to be installed
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions

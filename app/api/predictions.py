@@ -1,4 +1,4 @@
-"""The route that predicts: rows in, classes and probabilities out, each in several formats."""
+"""The native route that predicts: rows in, classes and probabilities out, each in several formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.api.deps import ModelRef, ServicesDep, negotiate
 from app.api.examples.predictions import PREDICT, PREDICTIONS
 from app.api.openapi import documented, takes
 from app.api.request_body import media_type
-from app.api.run_prediction import TimedVersion, admitted
+from app.api.run_prediction import TimedVersion, admit
 from app.api.schemas.predictions import PredictionOut
 from app.api.spool import settled, staging
 from app.api.uploads import FORMATS
@@ -27,11 +27,11 @@ from app.wiring import Services
 
 router = APIRouter(prefix="/api/v1/models", tags=["Predictions"])
 
-#: media types that a prediction may come in → forms of `rows.decode`, or of `TRANSCODED`
+#: media types of a request → formats that `read_rows` reads, or one of `TRANSCODED`
 PREDICT_FORMS = {**FORMATS, NPY: "npy", BINARY: "float32"}
-#: what the ingest child turns into a frame first: polars lives there
+#: formats that the parser process first turns into a frame, which `read_rows` reads: only that process has polars
 TRANSCODED = frozenset({"parquet", "arrow_stream", "arrow_file"})
-#: how much more than `max_predict_bytes` a file may be when it is unpacked
+#: a file may unpack to this many times `max_predict_bytes`
 UNPACKED = 4
 
 
@@ -43,7 +43,7 @@ UNPACKED = 4
         *(400, 404, 406, 408, 413, 415, 422),
         ok={
             "model": PredictionOut,
-            "description": "Predictions, one for each row, in the form that `Accept` wants.",
+            "description": "Predictions, one for each row, in the format that `Accept` names.",
             "content": PREDICTIONS,
         },
     ),
@@ -53,59 +53,61 @@ async def predict(
     ref: ModelRef,
     request: Request,
     services: ServicesDep,
-    top_k: Annotated[int | None, Query(ge=1, le=1000, description="Give the k best classes only.")] = None,
+    top_k: Annotated[int | None, Query(ge=1, le=1000, description="Return only the k most probable classes.")] = None,
     on_error: Annotated[
-        Literal["fail", "null"], Query(description="`null` answers null for rows that cannot be read, and the rest.")
+        Literal["fail", "null"],
+        Query(description="With `null`, rows that cannot be read are answered with null, and all others as usual."),
     ] = "fail",
 ) -> Response:
-    """Classify rows: JSON records, columns or rows in the order of the model's inputs; or a file of another type.
+    """Predict the class of each row. JSON has records, columns, or rows in the order of the model's inputs.
 
-    Missing are `null`, absent values and, in arrays, NaN. Unseen categories and imputed values are named in `warnings`.
-    NPY, NPZ (`x`) and `application/octet-stream` (little-endian float32, row after row) have a column for each input;
-    the last is for models without categories.
+    Missing values are `null`, absent values and, in arrays, NaN. `warnings` names categories that training did not see,
+    and values that were imputed. NPY, NPZ (`x`) and `application/octet-stream` (little-endian float32, row after row)
+    have one column for each input; the last is for models without categories.
     """
     answer_form = negotiate(request, WRITERS)
     form = PREDICT_FORMS.get(media_type(request))
     if form is None:
         came = media_type(request)[:80] or "none"
         raise UnsupportedMedia(f"Expected Content-Type {', '.join(PREDICT_FORMS)}; got {came!r}.")
-    async with admitted(request, services) as prediction:
-        body = prediction.body
+    async with admit(request, services) as admitted:
+        body = admitted.body
         if form in TRANSCODED:
             body, form = await _transcode(services, form, body), "frame"
-            prediction.stopwatch.end("input")
-        ask = _Ask(form, body, on_error == "null", answer_form, top_k)
-        found, answer = await prediction.answer(Ref.parse(ref), partial(_predict, services, ask))
+            admitted.stopwatch.end("input")
+        options = _Options(form, on_error == "null", answer_form, top_k)
+        work = partial(_predict, services, options, body)
+        prediction, answer = await admitted.run(Ref.parse(ref), work)
         if answer_form == ARROW_STREAM:
             answer = await _to_arrow(services, answer)
-    headers = {"X-Model": f"{found.loaded.version.model}@{found.loaded.version.version}"}
+    version = prediction.loaded.version
+    headers = {"X-Model": f"{version.model}@{version.version}"}
     if answer_form != JSON:
-        headers["X-Warnings-Total"] = str(len(found.notes))
+        headers["X-Warnings-Total"] = str(len(prediction.warnings))
     return Response(answer, media_type=answer_form, headers=headers)
 
 
 @dataclass(frozen=True)
-class _Ask:
+class _Options:
     form: str
-    body: bytes
     skips_bad: bool
     answer_form: str
     top_k: int | None
 
 
-def _predict(services: Services, ask: _Ask, version: TimedVersion) -> tuple[Prediction, bytes]:
+def _predict(services: Services, options: _Options, body: bytes, version: TimedVersion) -> tuple[Prediction, bytes]:
     inputs = version.loaded.artifact.encoder.inputs
-    texts = next((each.name for each in inputs if each.kind == "categorical"), None)
-    if ask.form == "float32" and texts is not None:
+    texts = next((column.name for column in inputs if column.kind == "categorical"), None)
+    if options.form == "float32" and texts is not None:
         # 0.1 as float32 is another number, and so another category
         raise Invalid.at((texts,), f"Expected another Content-Type: column {texts!r} has categories, not numbers.")
-    rows = read_rows(ask.form, ask.body, version.columns, services.settings.max_predict_bytes)
-    found = version.predict(rows, skips_bad=ask.skips_bad)
-    return found, WRITERS[ask.answer_form](found, ask.top_k)
+    rows = read_rows(options.form, body, version.columns, services.settings.max_predict_bytes)
+    prediction = version.predict(rows, skips_bad=options.skips_bad)
+    return prediction, WRITERS[options.answer_form](prediction, options.top_k)
 
 
 async def _transcode(services: Services, form: str, body: bytes) -> bytes:
-    # a run of one value is a few bytes however long: unpacked, a cell takes two at least
+    # a column of equal values is compressed to a few bytes; unpacked, each cell takes at least two bytes
     limit = services.settings.max_predict_bytes
     lane = services.lanes.predictions
     async with staging(services) as folder:

@@ -1,4 +1,4 @@
-"""Request bodies as they come: within their limits, and decompressed. Knows no route."""
+"""Request bodies, read chunk by chunk within a limit and decompressed. Knows no route."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from app.errors import Malformed, TooLarge
 
 
 def media_type(request: Request) -> str:
-    """Give the request's Content-Type without parameters, in lower case."""
+    """Return the request's Content-Type without parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Give a body as it comes, decompressed.
+    """Yield the chunks of a body as they arrive, decompressed.
 
     Raises:
-        TooLarge: it is larger than `limit` bytes, compressed or not.
+        TooLarge: the body is larger than `limit` bytes, compressed or decompressed.
+        UnsupportedMedia: the Content-Encoding is unknown.
         Malformed: the compressed stream is broken or cut off.
     """
     stream = decompressor(",".join(request.headers.getlist("content-encoding")))
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLarge(f"Expected a body of at most {limit} bytes, got {int(declared)}.")
-    came = decompressed = 0
+    received = decompressed = 0
     async for chunk in request.stream():
-        # a compressed stream may be of any length and hold nothing
-        came += len(chunk)
+        # both sizes are limited: an endless compressed stream may decompress to nothing
+        received += len(chunk)
         async for piece in _pieces(chunk, stream):
             decompressed += len(piece)
             if decompressed > limit:
@@ -38,7 +39,7 @@ async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
                     f"Expected a body of at most {limit} bytes{' when decompressed' if stream else ''}, got more."
                 )
             yield piece
-        if came > limit:
+        if received > limit:
             raise TooLarge(f"Expected a body of at most {limit} bytes, got more.")
     if stream is not None and not stream.is_whole:
         raise Malformed("Expected a whole compressed stream; it is cut off.")

@@ -1,6 +1,7 @@
-"""One prediction by route, for all three protocols: body, place, version, rows, network, answer, all counted.
+"""One prediction by a route, for the native protocol and the two others.
 
-Knows no protocol.
+Read the body, wait for a place, load the version, then decode, compute and encode in a thread; time each part. Knows no
+protocol.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ Answer = TypeVar("Answer")
 
 
 class TimedVersion:
-    """A loaded version that answers one request, each part of which is timed."""
+    """A loaded version that answers one request; the parts of the request are timed."""
 
     def __init__(self, loaded: LoadedVersion, stopwatch: Stopwatch) -> None:
         self.loaded = loaded
         self._stopwatch = stopwatch
-        self.columns = [each.name for each in loaded.artifact.encoder.inputs]
+        self.columns = [column.name for column in loaded.artifact.encoder.inputs]
 
     def predict(self, rows: Rows, *, skips_bad: bool = False) -> Prediction:
-        """Predict rows, as `LoadedVersion.predict` does."""
+        """Predict rows as `LoadedVersion.predict` does."""
         self._stopwatch.rows = rows.count
         self._stopwatch.end("input")
         prediction = self.loaded.predict(rows, skips_bad=skips_bad)
@@ -50,41 +51,41 @@ class TimedVersion:
 
 @dataclass
 class AdmittedRequest:
-    """A request for a prediction whose body was read, and which holds a place."""
+    """A request for a prediction whose body was read, and which holds a place in the lane."""
 
     services: Services
     body: bytes
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
-    async def answer(self, ref: Ref, work: Callable[[TimedVersion], Answer]) -> Answer:
-        """Load the version that a reference means, and work with it, in a thread; the version's usage is counted.
+    async def run(self, ref: Ref, work: Callable[[TimedVersion], Answer]) -> Answer:
+        """Call `work` in a thread with the version that a reference means, and count the request for that version.
 
         Raises:
-            whatever `VersionCache.get` and `work` do.
+            NotFound, Corrupt: as `VersionCache.get`; or whatever `work` raises.
         """
 
-        def run() -> Answer:
+        def predict() -> Answer:
             loaded = self.services.version_cache.get(ref)
             self.stopwatch.end("queue")
             with self.services.usage.measured(loaded.version.key, self.stopwatch):
                 return work(TimedVersion(loaded, self.stopwatch))
 
-        return await self.services.lanes.predictions.run(run)
+        return await self.services.lanes.predictions.run(predict)
 
 
 @asynccontextmanager
-async def admitted(request: Request, services: Services) -> AsyncIterator[AdmittedRequest]:
-    """Read a request's body, and hold one of the places for predictions.
+async def admit(request: Request, services: Services) -> AsyncIterator[AdmittedRequest]:
+    """Read a request's body, then hold one of the places for predictions.
 
     Raises:
-        Busy: there are too many predictions.
-        whatever `read_body` does.
+        Busy: too many predictions wait, or the time of this one is over.
+        TooLarge, UnsupportedMedia, Malformed: as `read_body`.
     """
     lane = services.lanes.predictions
     lane.check()
-    # a place is for work: a client that sends slowly has none
+    # the body is read before the place is taken: a client that sends slowly holds none
     body = await read_body(request, services.settings.max_predict_bytes)
-    prediction = AdmittedRequest(services, body)
+    admitted = AdmittedRequest(services, body)
     async with lane.place():
-        prediction.stopwatch.end("queue")
-        yield prediction
+        admitted.stopwatch.end("queue")
+        yield admitted

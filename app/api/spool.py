@@ -21,7 +21,7 @@ from app.wiring import REQUEST, Services
 
 T = TypeVar("T")
 
-#: bytes that are gathered before a thread writes them: a thread for each chunk of 64 KB would take more than the writing
+#: bytes that are gathered before a thread writes them; to hand over each chunk of 64 KB would take longer than to write it
 BLOCK_BYTES = 1024**2
 
 
@@ -29,7 +29,7 @@ class Spooled(NamedTuple):
     """A body that was streamed into a file.
 
     Args:
-        media_type: of a form's file that names no type, the one that its extension means.
+        media_type: of the body, or of the file in a form; a file without a type has the one that its extension means.
         sha256: of the salt and the file, in hexadecimal.
     """
 
@@ -39,7 +39,7 @@ class Spooled(NamedTuple):
 
 
 class _FileWriter:
-    """Writes a body, or a form's file, to a file and hashes it; in any thread, one call at a time."""
+    """Writes a body, or the file of a form, to the disk and hashes it. For any thread, one call at a time."""
 
     def __init__(self, path: Path, form: FormFile | None, salt: bytes) -> None:
         self._path, self._form = path, form
@@ -50,7 +50,7 @@ class _FileWriter:
         """Append the next chunks of the body."""
         if self._form is not None:
             block = [piece for chunk in block for piece in self._form.feed(chunk)]
-        # opened for each block, so that no file is open while the event loop waits for the client
+        # the file is opened for each block: none is left open by a client that disconnects
         with disk_full_is_a_fact(), self._path.open("ab") as file:
             for chunk in block:
                 self.digest.update(chunk)
@@ -61,13 +61,14 @@ async def spool(request: Request, path: Path, limit: int, lane: Lane, salt: byte
     """Stream a body, or the one file of a multipart form, into a file, on the threads of a lane.
 
     Args:
-        path: where there is no file yet.
-        salt: bytes that are hashed ahead of the file.
+        path: a file that does not exist yet.
+        limit: the largest body or file, in bytes.
+        salt: bytes that are hashed before the file.
 
     Raises:
         TooLarge, Malformed: as `chunks`; or the form is broken.
         Invalid: the form has another part than one `file`.
-        StorageFull: the disk is.
+        StorageFull: the disk is full.
     """
     is_form = media_type(request) == MULTIPART
     form = FormFile(request.headers.get("content-type", ""), limit) if is_form else None
@@ -81,8 +82,8 @@ async def spool(request: Request, path: Path, limit: int, lane: Lane, salt: byte
             await settled(lane.run(partial(writer.write, block)))
             block, size = [], 0
     await settled(lane.run(partial(writer.write, block)))
-    said = media_type(request) if form is None else form.finish()
-    return Spooled(said, writer.size_bytes, writer.digest.hexdigest())
+    file_type = media_type(request) if form is None else form.finish()
+    return Spooled(file_type, writer.size_bytes, writer.digest.hexdigest())
 
 
 @asynccontextmanager
@@ -97,7 +98,10 @@ async def staging(services: Services) -> AsyncIterator[Path]:
 
 
 async def settled(work: Awaitable[T]) -> T:
-    """Await work in a thread; a cancelled request waits for its end, so that nothing is written to a removed folder."""
+    """Await work in a thread; when cancelled, wait for the end of the work first.
+
+    A thread cannot be stopped: without the wait it might write to a staging folder that is being removed.
+    """
     future = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(future)

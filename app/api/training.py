@@ -1,4 +1,4 @@
-"""The route that trains a model: a dry run, or a job."""
+"""The route that trains a model: it queues a job, or describes the job in a dry run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from app.api.deps import ModelName, ServicesDep, require_json
-from app.api.error_handlers import invalid
+from app.api.error_handlers import invalid_body
 from app.api.examples.jobs import TRAIN
 from app.api.openapi import documented, takes
 from app.api.schemas.jobs import DryRun, JobOut
@@ -33,7 +33,7 @@ router = APIRouter(prefix="/api/v1", tags=["Jobs"])
     tags=["Models"],
     responses=documented(
         *(400, 404, 408, 409, 413, 415, 422, 429, 507),
-        ok={"model": DryRun, "description": "With `dry_run`: what the job would be."},
+        ok={"model": DryRun, "description": "With `dry_run`: a description of the job."},
     ),
     openapi_extra=takes(TRAIN),
 )
@@ -44,14 +44,18 @@ async def train(
     services: ServicesDep,
     idempotency_key: Annotated[
         str | None,
-        Header(min_length=1, max_length=255, description="The same key and body give the same job for 24 hours."),
+        Header(
+            min_length=1,
+            max_length=255,
+            description="For 24 hours the same key with the same body returns the same job.",
+        ),
     ] = None,
-    dry_run: Annotated[bool, Query(description="Only tell what the job would be; nothing is stored.")] = False,
+    dry_run: Annotated[bool, Query(description="Only describe the job; nothing is stored.")] = False,
 ) -> JobOut | Response:
-    """Queue a training job on a data set, or on data in the body; it becomes the model's next version.
+    """Queue a job that trains a model on a data set, or on data in the body. The result is the model's next version.
 
-    Every hyper-parameter is a value or `"auto"`; the job shows the resolved one. `dry_run` answers 200 with the
-    resolved specification, the columns and classes, what looks odd, and an estimate of time and memory.
+    Every hyper-parameter is a value or `"auto"`; the job shows the value that was chosen. `dry_run` answers 200 with
+    the resolved specification, the columns and classes, warnings about the data, and an estimate of time and memory.
     """
     require_json(request)
     lane = services.lanes.submissions
@@ -77,7 +81,7 @@ async def train(
 
 
 class _Training(NamedTuple):
-    """What the body of a training request says: a specification, and a table; inline data is also a file."""
+    """The body of a training request: a specification and a table. `data` is the file of inline data."""
 
     spec: TrainSpec
     table: Dataset | ParsedTable
@@ -93,7 +97,7 @@ async def _read(services: Services, body: Path, data: Path) -> _Training:
     try:
         spec = TrainSpec.model_validate(parts.rest)
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid_body(error) from error
     if dataset_id is None:
         raw = await lane.run(lambda: RawFile.of(data, "json"))
         return _Training(spec, await read(services, lane, raw), raw)

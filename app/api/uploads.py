@@ -1,4 +1,4 @@
-"""Uploaded tables: received into a file, read by the parser process, stored as a data set. Knows no route."""
+"""Uploaded tables: received into a file, parsed by a parser process, stored as a data set. Knows no route."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from app.records.dataset import Dataset, ParsedTable, RawFile
 from app.serving.admission import Lane
 from app.wiring import Services
 
+#: media types of a raw file → the format's name
 FORMATS = {
     CSV: "csv",
     TSV: "tsv",
@@ -27,7 +28,7 @@ FORMATS = {
 
 
 def form_of(media: str) -> str:
-    """Give the form that a media type names, or raise `UnsupportedMedia`."""
+    """Return the name of the format that a media type means, or raise `UnsupportedMedia`."""
     form = FORMATS.get(media)
     if form is None:
         raise UnsupportedMedia(
@@ -43,8 +44,8 @@ async def receive(request: Request, services: Services, lane: Lane, path: Path) 
         UnsupportedMedia, TooLarge, Malformed, Invalid, StorageFull: as `spool`.
     """
     settings = services.settings
-    said = media_type(request)
-    is_json = said != MULTIPART and form_of(said) == "json"
+    declared = media_type(request)
+    is_json = declared != MULTIPART and form_of(declared) == "json"
     body = await spool(request, path, settings.json_bytes if is_json else settings.max_upload_bytes, lane)
     form = form_of(body.media_type)
     if form == "json" and body.size_bytes > settings.json_bytes:
@@ -53,17 +54,21 @@ async def receive(request: Request, services: Services, lane: Lane, path: Path) 
 
 
 async def read(services: Services, lane: Lane, raw: RawFile) -> Dataset | ParsedTable:
-    """Parse a file, or return the data set of these very bytes. Nothing is stored."""
-    same = await lane.run(lambda: services.rooms.datasets.find(raw.sha256, raw.form))
-    if same is not None and same.status == "ready":
-        return same
+    """Return the data set that has the same bytes; or parse the file. Nothing is stored."""
+    dataset = await lane.run(lambda: services.rooms.datasets.find(raw.sha256, raw.form))
+    if dataset is not None and dataset.status == "ready":
+        return dataset
     return await services.parser_for(raw.path).parse(raw.path, raw.form, raw.path.with_name("table"))
 
 
 async def keep(
     services: Services, lane: Lane, table: Dataset | ParsedTable, raw: RawFile | None, name: str | None = None
 ) -> tuple[Dataset, bool]:
-    """Store a table that `read` returned, unless it is a data set; return the data set, and whether it is new."""
+    """Store a table that `read` returned; return the data set, and whether it is new.
+
+    Args:
+        raw: the file that the table was parsed from.
+    """
     if isinstance(table, Dataset):
         return table, False
     assert raw is not None

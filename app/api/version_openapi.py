@@ -1,4 +1,4 @@
-"""An OpenAPI document of one version: its real columns, categories, classes and an example that works."""
+"""The OpenAPI document of one version: its real columns, categories and classes, and an example that works."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from app.http.media_types import JSON
 from app.learning.tables.label import Label
 from app.records.version import InputDescription, Version
 
-#: a document, or a part of it
+#: an OpenAPI document, or a part of one
 Document = dict[str, object]
 
 
-def describe(version: Version) -> Document:
-    """Describe how to ask this version, as OpenAPI 3.1; the example is made up of what training saw, and is no row of it."""
+def build_version_document(version: Version) -> Document:
+    """Return an OpenAPI 3.1 document of how to predict with this version.
+
+    The example is made of statistics of the training data; it is not one of the rows.
+    """
     ref = f"{version.model}@{version.version}"
     return {
         "openapi": "3.1.0",
@@ -35,7 +38,7 @@ def _predict(version: Version) -> Document:
     records = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Row"}}
     body: Document = {
         "schema": {"type": "object", "required": ["records"], "properties": {"records": records}},
-        "example": {"records": [{each["name"]: _value(each) for each in version.document["inputs"]}]},
+        "example": {"records": [{column["name"]: _value(column) for column in version.document["inputs"]}]},
     }
     return {
         "operationId": "predict",
@@ -62,8 +65,8 @@ def _schemas(version: Version) -> Document:
     return {
         "Row": {
             "type": "object",
-            "properties": {each["name"]: _cell(each) for each in version.document["inputs"]},
-            "required": [each["name"] for each in version.document["inputs"] if each["missing"] == "error"],
+            "properties": {column["name"]: _cell(column) for column in version.document["inputs"]},
+            "required": [column["name"] for column in version.document["inputs"] if column["missing"] == "error"],
         },
         "Label": {"enum": classes},
         "Prediction": {
@@ -87,21 +90,21 @@ def _text(version: Version) -> str:
     return f"Made {version.created_at} by job {version.job_id}; it never changes.{figure} Served by fitserve {__version__}."
 
 
-def _cell(each: InputDescription) -> Document:
-    """Describe what a column takes; a category that is not listed is answered too, with a warning."""
-    missing = [{"type": "null"}] if each["missing"] == "impute" else []
-    if each["kind"] == "categorical":
+def _cell(column: InputDescription) -> Document:
+    """Return the schema of a cell. A category that is not listed is allowed: the prediction has a warning."""
+    missing = [{"type": "null"}] if column["missing"] == "impute" else []
+    if column["kind"] == "categorical":
         other = {"type": ["string", "number", "boolean"], "description": "Any other is answered too, with a warning."}
-        return {"anyOf": [{"enum": each["categories"]}, other, *missing]}
-    if each["kind"] == "boolean":
+        return {"anyOf": [{"enum": column["categories"]}, other, *missing]}
+    if column["kind"] == "boolean":
         return {"anyOf": [{"type": "boolean"}, *missing]}
     return {
         "anyOf": [{"type": "number"}, *missing],
-        "description": f"Seen in training: {each['min']:g} to {each['max']:g}.",
+        "description": f"Seen in training: {column['min']:g} to {column['max']:g}.",
     }
 
 
-def _value(each: InputDescription) -> Label | None:
-    if each["kind"] == "categorical":
-        return next(iter(each["categories"]), None)
-    return True if each["kind"] == "boolean" else each["min"] / 2 + each["max"] / 2
+def _value(column: InputDescription) -> Label | None:
+    if column["kind"] == "categorical":
+        return next(iter(column["categories"]), None)
+    return True if column["kind"] == "boolean" else column["min"] / 2 + column["max"] / 2

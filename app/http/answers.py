@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.http.media_types import ARROW_STREAM, CSV, JSON, NPZ
 from app.learning.tables.label import Label, label_key
-from app.serving.predictor import Prediction, shown_notes
+from app.serving.predictor import Prediction, first_warnings
 
 #: first characters of a cell that a spreadsheet takes for a formula (OWASP ASVS 5.0, 1.2.10)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
@@ -21,7 +21,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 def to_json(prediction: Prediction, top_k: int | None) -> bytes:
     """Write the native JSON object; a bad row's entries are null."""
-    warnings, total = shown_notes(prediction.notes)
+    warnings, total = first_warnings(prediction.warnings)
     version = prediction.loaded.version
     document: dict[str, object] = {
         "model": version.model,

@@ -1,4 +1,4 @@
-"""Scoring one version in memory on a stored table, which is read a few rows at a time. Knows nothing of HTTP."""
+"""The scores of one version in memory on a stored table, which is read a few rows at a time. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _encoded(loaded: LoadedVersion, table: TableFile, is_labelled: NDArray[np.bo
     """Read a table a few rows at a time, and yield its labelled rows encoded, float32 (m, d)."""
     encoder = loaded.artifact.encoder
     present = set(table.names)
-    # a table that has none of the inputs has rows nonetheless, as many as its first column
+    # a table without any input still has rows: as many as its first column
     names = [column.name for column in encoder.inputs if column.name in present] or table.names[:1]
     size = max(READ_BYTES // (8 * max(len(names), encoder.width)), 1)
     for start in range(0, table.rows, size):

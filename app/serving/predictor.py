@@ -1,4 +1,4 @@
-"""Predicting posted rows with one version in memory. Knows nothing of where versions are kept, HTTP or training."""
+"""Predictions of posted rows by one version in memory. Knows nothing of storage, HTTP or training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from app.records.version import Version
 
 @dataclass(frozen=True, eq=False)
 class LoadedVersion:
-    """A version in memory, which predicts.
+    """A version in memory, ready to predict.
 
     Args:
-        size_bytes: of its weights.
-        max_cells: encoded features, or probabilities, of one prediction.
+        size_bytes: memory of its weights.
+        max_cells: the most encoded features, and the most probabilities, of one prediction.
     """
 
     version: Version
@@ -40,51 +40,51 @@ class LoadedVersion:
 
     @property
     def most_rows(self) -> int:
-        """How many rows one prediction may have."""
+        """The most rows of one prediction."""
         return self.max_cells // max(self.artifact.encoder.width, len(self.artifact.classes))
 
     def predict(self, rows: Rows, *, skips_bad: bool = False) -> Prediction:
         """Predict posted rows; columns that the model does not know are ignored with a warning.
 
         Args:
-            skips_bad: answer the other rows where one cannot be read.
+            skips_bad: mark a row that cannot be read as bad, and predict all others, instead of raising `Invalid`.
 
         Raises:
-            Invalid: a value of the wrong type, or a missing one that the model refuses; says row and column.
-            TooLarge: so many rows of so many features or classes that they are better sent in parts.
+            Invalid: a value of the wrong type, or a missing one that the model refuses; names row and column.
+            TooLarge: there are more than `most_rows` rows.
         """
         encoder = self.artifact.encoder
         if rows.count > (most := self.most_rows):
             raise TooLarge(f"Expected at most {most} rows for this model in one request, got {rows.count}.")
-        notes, faults = CellWarnings(), CellFaults()
-        x = encoder.encode(records_cells(encoder, rows.columns, rows.count, faults), notes, faults)
+        warnings, faults = CellWarnings(), CellFaults()
+        x = encoder.encode(records_cells(encoder, rows.columns, rows.count, faults), warnings, faults)
         is_bad = None
         if not skips_bad:
             faults.check()
         elif faults.warnings:
             is_bad = np.zeros(rows.count, np.bool_)
             faults.warnings.mark(is_bad)
-            notes = notes.without(is_bad)
-            notes.extend(faults.warnings)
-        known = {each.name for each in encoder.inputs} | {self.target}
+            warnings = warnings.without(is_bad)
+            warnings.extend(faults.warnings)
+        known = {column.name for column in encoder.inputs} | {self.target}
         for name in rows.columns:
             if name not in known:
-                notes.add(name, "unknown_column", np.zeros(1))
-        return Prediction(self, self.runtime.probabilities(x), notes, is_bad)
+                warnings.add(name, "unknown_column", np.zeros(1))
+        return Prediction(self, self.runtime.probabilities(x), warnings, is_bad)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a version says about n rows.
+    """The prediction of n rows by a version of k classes.
 
     Args:
         probabilities: float32 (n, k).
-        is_bad: bool (n,), rows that could not be read, whose probabilities mean nothing; None where all could.
+        is_bad: bool (n,), rows that could not be read, whose probabilities mean nothing; None if there are none.
     """
 
     loaded: LoadedVersion
     probabilities: NDArray[np.float32]
-    notes: CellWarnings
+    warnings: CellWarnings
     is_bad: NDArray[np.bool_] | None = None
 
     @property
@@ -101,11 +101,11 @@ class Prediction:
         return [None if bad else self.classes[i] for i, bad in zip(best, self.is_bad.tolist(), strict=True)]
 
     def best(self, k: int) -> NDArray[np.intp]:
-        """Give the indices of the k most probable classes of each row, (n, min(k, classes)), best first."""
+        """Return the indices of the k most probable classes of each row, (n, min(k, classes)), best first."""
         order: NDArray[np.intp] = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return order
 
 
-def shown_notes(notes: CellWarnings) -> tuple[list[CellWarning], int]:
-    """Return the first `MAX_WARNINGS` warnings, in order of rows, and how many there are in all."""
-    return list(islice(notes, MAX_WARNINGS)), len(notes)
+def first_warnings(warnings: CellWarnings) -> tuple[list[CellWarning], int]:
+    """Return the first `MAX_WARNINGS` warnings, in order of rows, and the number of all warnings."""
+    return list(islice(warnings, MAX_WARNINGS)), len(warnings)

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from app.api.app import create_app
-from app.api.auth import needed
+from app.api.auth import required_scope
 from app.http.policy import POLICY
 from app.records.keys import Keys
 from app.records.rooms import Rooms
@@ -117,7 +117,7 @@ def test_every_route_answers_the_scopes_that_it_is_listed_with_and_admins(
 
 def test_what_deletes_versions_and_manages_keys_is_for_admins() -> None:
     for name in ("delete_model", "delete_version", "list_keys", "add_key", "delete_key", "a route of tomorrow", ""):
-        assert "admin" == needed(type("Route", (), {"name": name}))
+        assert "admin" == required_scope(type("Route", (), {"name": name}))
     assert ("predict", "train", "any") == (POLICY["predict"], POLICY["train"], POLICY["get_model"])
 
 

@@ -10,7 +10,7 @@ from app.learning.encoding.cell_warnings import MAX_WARNINGS
 from app.learning.requests.prediction_rows import Rows
 from app.records.ref import Ref
 from app.records.rooms import Rooms
-from app.serving.predictor import LoadedVersion, shown_notes
+from app.serving.predictor import LoadedVersion, first_warnings
 from app.serving.version_cache import VersionCache
 from tests.stored_rows import make_artifact, train
 
@@ -29,7 +29,9 @@ def test_a_version_answers_what_its_network_says(rooms: Rooms) -> None:
     expected = np.array(made.golden.probabilities[:2], np.float32)
     assert expected.tobytes() == prediction.probabilities.tobytes()
     assert [made.classes[i] for i in expected.argmax(axis=1)] == prediction.labels
-    assert [(1, "b", "unseen_category")] == [(note.row, note.column, note.code) for note in prediction.notes]
+    assert [(1, "b", "unseen_category")] == [
+        (warning.row, warning.column, warning.code) for warning in prediction.warnings
+    ]
     assert ("y", 1) == (loaded.target, loaded.version.version)
     assert expected.argmax(axis=1).tolist() == prediction.best(1)[:, 0].tolist()
 
@@ -39,17 +41,17 @@ def test_the_target_is_no_unknown_column(rooms: Rooms) -> None:
 
     prediction = load(rooms).predict(Rows({"a": [0.5, -1.0], "b": ["x", "z"], "y": ["no", "no"], "other": [1, 2]}, 2))
 
-    assert [("other", "unknown_column")] == [(note.column, note.code) for note in prediction.notes]
+    assert [("other", "unknown_column")] == [(warning.column, warning.code) for warning in prediction.warnings]
 
 
 def test_at_most_a_hundred_warnings_are_shown_in_order_of_rows_and_all_are_counted(rooms: Rooms) -> None:
     train(rooms)
     prediction = load(rooms).predict(Rows({"a": [None] * 150, "b": ["?"] * 150}, 150))
 
-    shown, count = shown_notes(prediction.notes)
+    shown, count = first_warnings(prediction.warnings)
 
     assert (MAX_WARNINGS, 300) == (len(shown), count)
-    assert [note.row for note in shown] == sorted(note.row for note in shown)
+    assert [warning.row for warning in shown] == sorted(warning.row for warning in shown)
 
 
 def test_a_wrong_value_is_refused_with_its_row_and_column(rooms: Rooms) -> None:

@@ -1,4 +1,4 @@
-"""Triton's extension of the Open Inference Protocol for statistics: what each version has answered, and what it took.
+"""Triton's statistics extension of the Open Inference Protocol: the requests of each version, and the time that they took.
 
 Source: Triton, docs/protocol/extension_statistics.md.
 """
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 
 from app.api.deps import ServicesDep
 from app.api.openapi import UNCHECKED, documented_plainly
-from app.api.protocols.version_paths import MODEL, NUMBER, each_way, every_model, named
+from app.api.protocols.version_paths import MODEL, NUMBER, all_models, each_path, ref_of
 from app.api.schemas.open_inference import Statistics, VersionStatistics
 from app.http.protocol_errors import OPEN_INFERENCE
 from app.metrics.version_usage import Counts
@@ -28,13 +28,11 @@ router = APIRouter(prefix=OPEN_INFERENCE, tags=["Open Inference Protocol"])
     responses=documented_plainly(),
 )
 def get_all_statistics(services: ServicesDep) -> Statistics:
-    """Give what every version has answered in this process, and what the time went to."""
-    return _statistics(
-        services, (v for model in every_model(services.rooms.registry) for v in reversed(model.versions))
-    )
+    """Return the requests of all versions that this process has answered, and the time that each part took."""
+    return _statistics(services, (v for model in all_models(services.rooms.registry) for v in reversed(model.versions)))
 
 
-@each_way(
+@each_path(
     router,
     "GET",
     "/stats",
@@ -44,11 +42,11 @@ def get_all_statistics(services: ServicesDep) -> Statistics:
     responses=documented_plainly(400, 404),
 )
 def get_model_statistics(request: Request, services: ServicesDep) -> Statistics:
-    """Give what each version of a model has answered."""
-    return _statistics(services, reversed(services.rooms.registry.get(named(request).model).versions))
+    """Return the same figures for each version of a model."""
+    return _statistics(services, reversed(services.rooms.registry.get(ref_of(request).model).versions))
 
 
-@each_way(
+@each_path(
     router,
     "GET",
     "/stats",
@@ -58,8 +56,8 @@ def get_model_statistics(request: Request, services: ServicesDep) -> Statistics:
     responses=documented_plainly(400, 404),
 )
 def get_version_statistics(request: Request, services: ServicesDep) -> Statistics:
-    """Give what a version has answered."""
-    return _statistics(services, [services.rooms.registry.resolve(named(request))])
+    """Return the same figures for one version."""
+    return _statistics(services, [services.rooms.registry.resolve(ref_of(request))])
 
 
 def _statistics(services: Services, versions: Iterable[Version]) -> Statistics:

@@ -14,8 +14,8 @@ from fastapi import APIRouter, Request, Response
 from app.api.deps import ServicesDep
 from app.api.examples.media import OBJECT, json_body, media
 from app.api.openapi import UNCHECKED, Success, documented_plainly, takes
-from app.api.protocols.version_paths import LABEL, MODEL, NUMBER, each_way, every_model, named
-from app.api.run_prediction import TimedVersion, admitted
+from app.api.protocols.version_paths import LABEL, MODEL, NUMBER, all_models, each_path, ref_of
+from app.api.run_prediction import TimedVersion, admit
 from app.api.schemas.tensorflow_serving import (
     ErrorStatus,
     ModelMetadata,
@@ -36,10 +36,10 @@ from app.wiring import Services
 
 router = APIRouter(prefix=TENSORFLOW_SERVING, tags=["TensorFlow Serving"])
 
-WAYS = (MODEL, NUMBER, LABEL)
-#: by the kind of a column
+PATHS = (MODEL, NUMBER, LABEL)
+#: TensorFlow's types by the kind of a column
 _TYPES = {"numeric": "DT_DOUBLE", "boolean": "DT_BOOL", "categorical": "DT_STRING"}
-_ASKED = (400, 404, 408, 413, 415)
+_STATUSES = (400, 404, 408, 413, 415)
 
 
 def _lists(*keys: str) -> Success:
@@ -47,14 +47,14 @@ def _lists(*keys: str) -> Success:
     return {"description": "An answer for each row.", "content": {JSON: media(schema)}}
 
 
-@each_way(
+@each_path(
     router,
     "POST",
     ":predict",
-    WAYS,
+    PATHS,
     response_class=Response,
     summary="Predict",
-    responses=documented_plainly(*_ASKED, ok=_lists("predictions", "outputs")),
+    responses=documented_plainly(*_STATUSES, ok=_lists("predictions", "outputs")),
     openapi_extra=takes(
         json_body(
             OBJECT,
@@ -65,80 +65,82 @@ def _lists(*keys: str) -> Success:
     ),
 )
 async def predict_instances(request: Request, services: ServicesDep) -> Response:
-    """Give a list of probabilities for each row: `predictions` for `instances`, `outputs` for `inputs`.
+    """Predict a list of probabilities for each row: `predictions` for `instances`, `outputs` for `inputs`.
 
-    A row is a list in the order of the model's columns, an object, or for a model of one column a value. `null` and NaN are
-    missing. The Content-Type is not looked at.
+    A row is a list in the order of the model's columns, an object, or a single value if the model has one column. `null`
+    and NaN are missing values. The Content-Type is ignored.
     """
-    return await _answer(request, services, _predict)
+    return await _respond(request, services, _predict)
 
 
 def _predict(body: bytes, version: TimedVersion) -> bytes:
     rows, key = read_predict_request(parse_json_with_nan(body), version.columns)
-    return _dump({key: version.predict_known(rows).probabilities})
+    return _to_json({key: version.predict_known(rows).probabilities})
 
 
-@each_way(
+@each_path(
     router,
     "POST",
     ":classify",
-    WAYS,
+    PATHS,
     response_class=Response,
     summary="Classify",
-    responses=documented_plainly(*_ASKED, ok=_lists("results")),
+    responses=documented_plainly(*_STATUSES, ok=_lists("results")),
     openapi_extra=takes(
         json_body(OBJECT, examples={"context": {"weight": 3750}, "examples": [{"length": 181}, {"length": 217}]})
     ),
 )
 async def classify_examples(request: Request, services: ServicesDep) -> Response:
-    """Give `results`: for each example each class as a text with its probability, in the order of the model's classes."""
-    return await _answer(request, services, _classify)
+    """Classify each example: `results` has every class as a text with its probability, in the order of the model's classes."""
+    return await _respond(request, services, _classify)
 
 
 def _classify(body: bytes, version: TimedVersion) -> bytes:
     prediction = version.predict_known(read_classify_request(parse_json_with_nan(body), version.columns))
     classes = [label_text(label) for label in prediction.classes]
-    return _dump({"results": [list(zip(classes, row, strict=True)) for row in prediction.probabilities]})
+    return _to_json({"results": [list(zip(classes, row, strict=True)) for row in prediction.probabilities]})
 
 
-@each_way(
+@each_path(
     router,
     "POST",
     ":regress",
-    WAYS,
+    PATHS,
     summary="Regress",
     responses=documented_plainly(400, 404, ok=_lists("results")),
 )
 def regress_examples(request: Request, services: ServicesDep) -> None:
-    """Answer 400: every model here is a classifier."""
-    services.rooms.registry.resolve(named(request))
+    """Answer 400: every model of this service is a classifier."""
+    services.rooms.registry.resolve(ref_of(request))
     raise Invalid("Expected :predict or :classify; every model here is a classifier.")
 
 
 @router.get("/models", summary="List models", responses=documented_plainly())
 def list_names(services: ServicesDep) -> dict[str, list[str]]:
-    """Give the names of all models, as KServe's V1 protocol does; TensorFlow Serving has no such list."""
-    return {"models": [model.name for model in every_model(services.rooms.registry)]}
+    """List the names of all models, as KServe's V1 protocol does; TensorFlow Serving has no such list."""
+    return {"models": [model.name for model in all_models(services.rooms.registry)]}
 
 
-@each_way(
+@each_path(
     router,
     "GET",
     "/metadata",
-    WAYS,
+    PATHS,
     response_model=UNCHECKED,
     summary="Get a version's signature",
     responses=documented_plainly(400, 404),
 )
 def get_signature(request: Request, services: ServicesDep) -> ModelMetadata:
-    """Give the inputs, one for each column, and the output of a version."""
-    version = services.rooms.registry.resolve(named(request))
-    inputs = {each["name"]: _tensor(each["name"], _TYPES[each["kind"]], -1) for each in version.document["inputs"]}
+    """Return the signature of a version: an input for each column, and one output."""
+    version = services.rooms.registry.resolve(ref_of(request))
+    inputs = {
+        column["name"]: _tensor(column["name"], _TYPES[column["kind"]], -1) for column in version.document["inputs"]
+    }
     outputs = {"probabilities": _tensor("probabilities", "DT_FLOAT", -1, len(version.document["classes"]))}
     signature: Signature = {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
     return {
         "model_spec": {"name": version.model, "signature_name": "", "version": str(version.version)},
-        # named twice: the message of that name has a field of that name
+        # the name stands twice: the message `signature_def` has a field of the same name
         "metadata": {"signature_def": {"signature_def": {SIGNATURE: signature}}},
     }
 
@@ -148,7 +150,7 @@ def _tensor(name: str, dtype: str, *sizes: int) -> TensorInfo:
     return {"dtype": dtype, "tensor_shape": shape, "name": f"{SIGNATURE}_{name}:0"}
 
 
-@each_way(
+@each_path(
     router,
     "GET",
     "",
@@ -158,11 +160,11 @@ def _tensor(name: str, dtype: str, *sizes: int) -> TensorInfo:
     responses=documented_plainly(400, 404),
 )
 def get_version_status(request: Request, services: ServicesDep) -> ModelStatus:
-    """Say whether a version answers: it is loaded when it is first asked."""
-    return {"model_version_status": [_status(services, services.rooms.registry.resolve(named(request)))]}
+    """Return whether a version can be used. Versions are loaded at their first request."""
+    return {"model_version_status": [_status(services, services.rooms.registry.resolve(ref_of(request)))]}
 
 
-@each_way(
+@each_path(
     router,
     "GET",
     "",
@@ -172,8 +174,8 @@ def get_version_status(request: Request, services: ServicesDep) -> ModelStatus:
     responses=documented_plainly(400, 404),
 )
 def get_model_status(request: Request, services: ServicesDep) -> ModelStatus:
-    """Say whether each version answers, newest first, and as KServe's V1 protocol does whether the model is ready."""
-    model = services.rooms.registry.get(named(request).model)
+    """Return whether each version can be used, newest first; and whether the model is ready, as KServe's V1 protocol does."""
+    model = services.rooms.registry.get(ref_of(request).model)
     default = [version for version in model.versions if version.version == model.default_version]
     is_ready = any(not services.version_cache.is_broken(version) for version in default)
     versions = [_status(services, version) for version in model.versions]
@@ -188,11 +190,11 @@ def _status(services: Services, version: Version) -> VersionStatus:
     return {"version": str(version.version), "state": state, "status": error if is_broken else ok}
 
 
-async def _answer(request: Request, services: Services, write: Callable[[bytes, TimedVersion], bytes]) -> Response:
-    async with admitted(request, services) as prediction:
-        body = await prediction.answer(named(request), partial(write, prediction.body))
+async def _respond(request: Request, services: Services, write: Callable[[bytes, TimedVersion], bytes]) -> Response:
+    async with admit(request, services) as admitted:
+        body = await admitted.run(ref_of(request), partial(write, admitted.body))
     return Response(body, media_type=JSON)
 
 
-def _dump(document: Mapping[str, object]) -> bytes:
+def _to_json(document: Mapping[str, object]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

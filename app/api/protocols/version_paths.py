@@ -1,4 +1,4 @@
-"""How other servers' protocols name a version: by its model alone, by a number, or by a label, each a route."""
+"""Paths by which other servers' protocols name a version: the model alone, a number, or a label."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class _Word(Convertor[str]):
-    """A name in a path, where what follows a colon is a verb and no part of it."""
+    """A name in a path. A colon ends it: the part behind the colon is a verb, as in `iris:predict`."""
 
     regex = "[^/:]+"
 
@@ -32,7 +32,7 @@ class _Word(Convertor[str]):
 register_url_convertor("word", _Word())
 
 
-# asynchronous for the reason of `deps.get_services`
+# asynchronous for the same reason as `deps.get_services`
 async def _by_model(request: Request, name: ModelName) -> None:
     request.state.ref = Ref(name, None, DEFAULT)
 
@@ -48,39 +48,40 @@ async def _by_label(request: Request, name: ModelName, alias: Alias) -> None:
 MODEL = ("", _by_model)
 NUMBER = ("/versions/{n:word}", _by_number)
 LABEL = ("/labels/{alias:word}", _by_label)
-Way = tuple[str, Callable[..., Any]]
+#: a part of a path, and the dependency that makes a reference of that part
+VersionPath = tuple[str, Callable[..., Any]]
 
 
-def each_way(
-    router: APIRouter, method: str, end: str, ways: Sequence[Way], **how: Any
+def each_path(
+    router: APIRouter, method: str, suffix: str, paths: Sequence[VersionPath], **options: Any
 ) -> Callable[[Endpoint], Endpoint]:
-    """Make a route for each way to name a version; the endpoint finds what was named by `named`.
+    """Return a decorator that adds a route for each path by which a version is named; `ref_of` returns the reference.
 
     Args:
-        end: what follows the name.
-        how: what FastAPI is told of each route.
+        suffix: the end of each path.
+        options: of each route, as in `APIRouter.add_api_route`.
     """
 
     def register(endpoint: Endpoint) -> Endpoint:
-        for place, depends in ways:
-            path = f"/models/{{name:word}}{place}{end}"
-            router.add_api_route(path, endpoint, methods=[method], dependencies=[Depends(depends)], **how)
+        for part, dependency in paths:
+            path = f"/models/{{name:word}}{part}{suffix}"
+            router.add_api_route(path, endpoint, methods=[method], dependencies=[Depends(dependency)], **options)
         return endpoint
 
     return register
 
 
-def named(request: Request) -> Ref:
-    """Give the reference that a request's path makes."""
+def ref_of(request: Request) -> Ref:
+    """Return the reference that a request's path makes."""
     ref: Ref = request.state.ref
     return ref
 
 
-def every_model(registry: Registry) -> Iterator[Model]:
-    """Give all models by name."""
+def all_models(registry: Registry) -> Iterator[Model]:
+    """Yield all models, in the order of their names."""
     after: str | None = None
     while True:
-        found, after = registry.list(500, after)
-        yield from found
+        models, after = registry.list(500, after)
+        yield from models
         if after is None:
             return

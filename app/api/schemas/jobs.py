@@ -71,7 +71,7 @@ class JobPage(BaseModel):
 
 
 class EventOut(BaseModel):
-    """Something that happened to a job; an `epoch` event carries the figures of that epoch."""
+    """Something that happened to a job; an `epoch` event has the figures of that epoch."""
 
     model_config = ConfigDict(extra="allow")
     id: int
@@ -95,7 +95,7 @@ class ClassCount(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a job will take on one CPU core, roughly, and where early stopping does not end it before."""
+    """A rough estimate of what a job needs on one CPU core, if early stopping does not end it sooner."""
 
     seconds: float
     memory_bytes: int
@@ -103,7 +103,7 @@ class Estimate(BaseModel):
 
 
 class DryRun(BaseModel):
-    """What a training job would be; nothing of it is stored."""
+    """The description of a training job that was not submitted; nothing is stored."""
 
     spec: dict[str, object] = Field(description="The specification with every `auto` resolved.")
     rows: int

@@ -15,7 +15,9 @@ class KeyIn(BaseModel):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"name": "shop front end", "scopes": ["predict"]}]}
     )
-    name: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(None, description="A name for people.")
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="A name to show; it need not be unique."
+    )
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)]
 
 
@@ -30,7 +32,7 @@ class KeyOut(BaseModel):
 
 
 class KeyMade(KeyOut):
-    """A new key; it is shown this once."""
+    """A new key. Only this answer shows the key itself."""
 
     key: str
 

@@ -12,7 +12,7 @@ from app.records.version import Model, Version
 
 
 class VersionSource(BaseModel):
-    """The data that a version learned from."""
+    """The data set that a version was trained on."""
 
     id: str
     sha256: str
@@ -42,7 +42,7 @@ class VersionOut(BaseModel):
 
     @classmethod
     def of(cls, version: Version, *, is_broken: bool) -> Self:
-        """Return the body for a version; a broken one could not be loaded."""
+        """Return the body for a version; `is_broken` means that its files could not be loaded."""
         own = {
             "model": version.model,
             "version": version.version,

@@ -1,4 +1,4 @@
-"""Answers of the Open Inference Protocol and its extensions; each class names its source's words.
+"""Answers of the Open Inference Protocol and of its extensions; the members have the names of the sources.
 
 Source: Open Inference Protocol, inference_rest.md; Triton, docs/protocol: extension_model_repository.md,
 extension_statistics.md, extension_model_configuration.md.
@@ -14,7 +14,7 @@ DATATYPES = {"numeric": "FP64", "boolean": "BOOL", "categorical": "BYTES"}
 
 
 class ServerMetadata(TypedDict):
-    """The server: its name, its version and the extensions that it speaks."""
+    """The server: its name, its version and the extensions that it supports."""
 
     name: str
     version: str
@@ -40,14 +40,14 @@ class ModelMetadata(TypedDict):
 
 
 class ModelReady(TypedDict):
-    """Whether a version can be asked."""
+    """Whether a version can be used."""
 
     name: str
     ready: bool
 
 
 class IndexEntry(TypedDict):
-    """A version in the repository, and why it is in its state."""
+    """A version in the repository, its state, and the reason of the state."""
 
     name: str
     version: str
@@ -56,7 +56,7 @@ class IndexEntry(TypedDict):
 
 
 class RepositoryChange(TypedDict):
-    """What became of a model in memory."""
+    """The answer to loading or unloading a model."""
 
     name: str
     load: NotRequired[bool]
@@ -64,14 +64,14 @@ class RepositoryChange(TypedDict):
 
 
 class Duration(TypedDict):
-    """How often something was done, and the nanoseconds of all times together."""
+    """How often something was done, and the sum of the times in nanoseconds."""
 
     count: int
     ns: int
 
 
 class VersionStatistics(TypedDict):
-    """What a version has answered; `last_inference` is in milliseconds since 1970, `inference_count` in rows."""
+    """The requests of a version; `last_inference` is in milliseconds since 1970, `inference_count` is in rows."""
 
     name: str
     version: str
@@ -83,7 +83,7 @@ class VersionStatistics(TypedDict):
 
 
 class Statistics(TypedDict):
-    """What versions have answered."""
+    """The requests of several versions."""
 
     model_stats: list[VersionStatistics]
 

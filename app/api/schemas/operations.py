@@ -1,4 +1,4 @@
-"""Answers of the routes of operations."""
+"""Answers of the routes for operators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 
 
 class Readiness(TypedDict):
-    """Whether the service serves; `checks` where they were asked for."""
+    """Whether the service serves; `checks` only if the request asks for them."""
 
     status: str
     warning: NotRequired[str]
@@ -15,14 +15,14 @@ class Readiness(TypedDict):
 
 
 class Queue(TypedDict):
-    """How many jobs wait, and how many run."""
+    """The number of jobs that wait, and the number that run."""
 
     queued: int
     running: int
 
 
 class System(TypedDict):
-    """What this system is; `loaded` says which version in memory computes on which device."""
+    """What this system is; `loaded` has the device of each version in memory."""
 
     version: str
     python: str

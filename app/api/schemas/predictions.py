@@ -32,7 +32,7 @@ class ConfusionMatrix(BaseModel):
 
 
 class SliceFigures(BaseModel):
-    """The figures of the rows that have one value in a column; null for those that have none."""
+    """The figures of the rows that have the same value in a column; null stands for a missing value."""
 
     value: Label | None
     rows: int
@@ -50,7 +50,7 @@ class SliceFigures(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """How well a version does on labelled rows; `loss` and `accuracy` are what Keras's `evaluate` gives."""
+    """The scores of a version on labelled rows; `loss` and `accuracy` are those of Keras's `evaluate`."""
 
     model: str
     version: int
@@ -80,7 +80,7 @@ class Evaluation(BaseModel):
 
 
 class PredictionOut(BaseModel):
-    """Predictions, one for each row, null for a bad one; with `top_k`, `top` comes in place of `probabilities`."""
+    """Predictions, one for each row, null for a bad row; with `top_k`, `top` replaces `probabilities`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION]})
     model: str

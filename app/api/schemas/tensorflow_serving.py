@@ -1,4 +1,4 @@
-"""Answers of TensorFlow Serving's REST API; each class names its source's words.
+"""Answers of TensorFlow Serving's REST API; the members have the names of the source.
 
 Source: TensorFlow Serving, g3doc/api_rest.md and apis/get_model_status.proto, apis/get_model_metadata.proto.
 """
@@ -10,7 +10,7 @@ from typing import NotRequired, TypedDict
 
 
 class ErrorStatus(TypedDict):
-    """A code of google.rpc.Code by name, and words where it is no success."""
+    """The name of a code of google.rpc.Code, and a message unless the code is OK."""
 
     error_code: str
     error_message: str
@@ -25,7 +25,7 @@ class VersionStatus(TypedDict):
 
 
 class ModelStatus(TypedDict):
-    """The states of versions, newest first; with KServe's two members where a whole model was asked for."""
+    """The states of versions, newest first; for a whole model also the two members of KServe's answer."""
 
     name: NotRequired[str]
     ready: NotRequired[bool]
@@ -55,7 +55,7 @@ class TensorInfo(TypedDict):
 
 
 class Signature(TypedDict):
-    """What a version takes and gives back, by name."""
+    """The inputs and outputs of a version, by name."""
 
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
