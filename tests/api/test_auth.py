@@ -1,4 +1,4 @@
-"""Keys: every route asks for one unless it is listed as public, and a new route is closed until it says otherwise."""
+"""Keys: every route requires one unless it is listed as public, and a new route is closed until it is made public."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
-def given(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
+def application(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
     """The application with a key, on a database of its own."""
     services = open_services(Settings(data_dir=tmp_path / "data", database_url=database_url, api_key=KEY))
     edge = create_app(services)
@@ -43,27 +43,27 @@ def given(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
 
 
 def routes(app: FastAPI) -> set[tuple[str, str]]:
-    """Give every method and path of an application, from its own routing tree."""
-    found = set()
+    """Return every method and path of an application, from its own routing tree."""
+    pairs = set()
     for context in iter_route_contexts(app.routes):
         assert context.path_format is not None
-        found |= {(method, context.path_format) for method in context.methods or ()}
-    return found
+        pairs |= {(method, context.path_format) for method in context.methods or ()}
+    return pairs
 
 
 def filled(path: str) -> str:
-    """Put something into a path's places."""
+    """Fill the places in a path."""
     if path.startswith("/docs/"):
         return "/docs/docs.js"
     noun = "ds_0" if "/datasets/" in path else "job_0"
     return re.sub(r"\{(\w+)\}", lambda place: OWN.get(place[1], noun), path)
 
 
-def test_every_route_but_the_public_ones_asks_for_a_key(given: FastAPI, locked: httpx.Client) -> None:
-    found = routes(given)
+def test_every_route_but_the_public_ones_asks_for_a_key(application: FastAPI, locked: httpx.Client) -> None:
+    pairs = routes(application)
 
-    assert {path for _, path in found} >= PUBLIC | {"/metrics", "/api/v1/system", "/api/v1/models/{ref}/predict"}
-    for method, path in sorted(found):
+    assert {path for _, path in pairs} >= PUBLIC | {"/metrics", "/api/v1/system", "/api/v1/models/{ref}/predict"}
+    for method, path in sorted(pairs):
         answers = {
             name: locked.request(method, filled(path), headers=headers)
             for name, headers in {
@@ -86,20 +86,20 @@ def test_every_route_but_the_public_ones_asks_for_a_key(given: FastAPI, locked: 
 @pytest.fixture(scope="module")
 def keyed(locked: httpx.Client) -> Iterator[dict[str, dict[str, str]]]:
     """A key of each scope, as the header that sends it."""
-    made = {
+    keys = {
         scope: locked.post("/api/v1/keys", json={"scopes": [scope]}, headers=BEARER).raise_for_status().json()
         for scope in ("predict", "train", "admin")
     }
-    yield {scope: {"Authorization": f"Bearer {each['key']}"} for scope, each in made.items()}
-    for each in made.values():
-        locked.delete(f"/api/v1/keys/{each['id']}", headers=BEARER).raise_for_status()
+    yield {scope: {"Authorization": f"Bearer {key['key']}"} for scope, key in keys.items()}
+    for key in keys.values():
+        locked.delete(f"/api/v1/keys/{key['id']}", headers=BEARER).raise_for_status()
 
 
 def test_every_route_answers_the_scopes_that_it_is_listed_with_and_admins(
-    given: FastAPI, locked: httpx.Client, keyed: dict[str, dict[str, str]]
+    application: FastAPI, locked: httpx.Client, keyed: dict[str, dict[str, str]]
 ) -> None:
     names = set()
-    for context in iter_route_contexts(given.routes):
+    for context in iter_route_contexts(application.routes):
         assert context.path_format is not None
         names.add(context.name)
         for method in sorted(context.methods or ()) if context.path_format not in PUBLIC else ():
@@ -111,7 +111,7 @@ def test_every_route_answers_the_scopes_that_it_is_listed_with_and_admins(
                 else:
                     refused = check_problem(answer, 403, "forbidden")
                     assert f"this one has {scope}." in refused["detail"]
-    # a name that no route has any more opens nothing
+    # the policy has no name without a route
     assert set(POLICY) <= names
 
 
@@ -122,18 +122,18 @@ def test_what_deletes_versions_and_manages_keys_is_for_admins() -> None:
 
 
 def test_a_key_of_two_scopes_may_do_what_either_may(locked: httpx.Client) -> None:
-    made = locked.post("/api/v1/keys", json={"scopes": ["train", "predict"]}, headers=BEARER).raise_for_status().json()
-    mine = {"Authorization": f"Bearer {made['key']}"}
+    key = locked.post("/api/v1/keys", json={"scopes": ["train", "predict"]}, headers=BEARER).raise_for_status().json()
+    mine = {"Authorization": f"Bearer {key['key']}"}
 
-    asked = [
+    answers = [
         locked.get("/api/v1/jobs", headers=mine),
         locked.post("/api/v1/models/nobody/predict", json={"records": [{}]}, headers=mine),
         locked.get("/api/v1/keys", headers=mine),
     ]
 
-    assert [200, 404, 403] == [answer.status_code for answer in asked]
-    assert "this one has predict, train." in asked[2].json()["detail"]
-    locked.delete(f"/api/v1/keys/{made['id']}", headers=BEARER).raise_for_status()
+    assert [200, 404, 403] == [answer.status_code for answer in answers]
+    assert "this one has predict, train." in answers[2].json()["detail"]
+    locked.delete(f"/api/v1/keys/{key['id']}", headers=BEARER).raise_for_status()
 
 
 def test_no_body_is_read_before_the_key(locked: httpx.Client) -> None:
@@ -143,7 +143,7 @@ def test_no_body_is_read_before_the_key(locked: httpx.Client) -> None:
     for method, path in requests:
         broken = locked.request(method, path, content=b"{", headers={"Content-Type": "application/json"})
         check_problem(broken, 401, "unauthorized")
-        # and it is not waited for
+        # the service does not wait for the body either
         declared = head(url, method, path, "Content-Type: application/json", "Content-Length: 1000")
         check_problem(exchange(url, declared), 401, "unauthorized")
 
@@ -165,12 +165,12 @@ def test_with_a_key_any_host_and_origin_is_answered(locked: httpx.Client) -> Non
     check_problem(locked.delete("/api/v1/models/nobody", headers=headers), 404, "not_found")
 
 
-def test_a_new_route_is_closed_until_it_says_public(given: FastAPI) -> None:
-    given.add_api_route("/new", lambda: {"secret": 1})
-    given.add_api_route("/shown", lambda: {"shown": 1}, openapi_extra={"security": []})
+def test_a_new_route_is_closed_until_it_says_public(application: FastAPI) -> None:
+    application.add_api_route("/new", lambda: {"secret": 1})
+    application.add_api_route("/shown", lambda: {"shown": 1}, openapi_extra={"security": []})
 
     async def ask() -> tuple[httpx.Response, httpx.Response, httpx.Response]:
-        transport = httpx.ASGITransport(given)
+        transport = httpx.ASGITransport(application)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.get("/new"), await client.get("/new", headers=BEARER), await client.get("/shown")
 
@@ -188,21 +188,21 @@ def test_off_loopback_a_key_is_made_stored_hashed_and_shown_once(
 
     make_first_key(services)
 
-    found = re.search(r"shown once: (fs_\S{43})$", capsys.readouterr().out.strip())
-    assert found is not None
-    assert ("admin",) == services.keys.scopes(found[1])
-    assert services.keys.scopes(found[1][:-1]) is None
-    assert found[1].encode() not in (tmp_path / "data" / "fitserve.db").read_bytes()
-    # after a restart the same key is known, and none is made again
+    shown = re.search(r"shown once: (fs_\S{43})$", capsys.readouterr().out.strip())
+    assert shown is not None
+    assert ("admin",) == services.keys.scopes(shown[1])
+    assert services.keys.scopes(shown[1][:-1]) is None
+    assert shown[1].encode() not in (tmp_path / "data" / "fitserve.db").read_bytes()
+    # a restart knows the same key and makes no other
     again = open_services(settings)
     make_first_key(again)
     assert "" == capsys.readouterr().out
-    assert ("admin",) == again.keys.scopes(found[1])
+    assert ("admin",) == again.keys.scopes(shown[1])
     services.close()
     again.close()
 
 
-def test_a_made_key_does_not_open_what_needs_none_nor_is_one_made_there(
+def test_without_an_admin_key_no_key_is_made_and_none_is_valid(
     rooms: Rooms, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = Keys(rooms.database, None)
@@ -272,35 +272,35 @@ def test_keys_are_made_shown_once_listed_revoked_and_outlive_a_restart(start: St
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return httpx.request(method, f"{service.url}/api/v1/{path}", headers=headers, json=body or None)
 
-    made = [ask("POST", "keys", name=name, scopes=["train"]) for name in ("kept", "revoked")]
-    kept, revoked = (answer.raise_for_status().json() for answer in made)
+    answers = [ask("POST", "keys", name=name, scopes=["train"]) for name in ("lasting", "revoked")]
+    lasting, revoked = (answer.raise_for_status().json() for answer in answers)
 
-    assert [201, 201] == [answer.status_code for answer in made]
-    assert {"id", "name", "scopes", "created_at", "key"} == set(kept)
-    shown = [{name: value for name, value in each.items() if name != "key"} for each in (kept, revoked)]
+    assert [201, 201] == [answer.status_code for answer in answers]
+    assert {"id", "name", "scopes", "created_at", "key"} == set(lasting)
+    shown = [{name: value for name, value in key.items() if name != "key"} for key in (lasting, revoked)]
     assert sorted(shown, key=lambda key: str(key["id"]), reverse=True) == ask("GET", "keys").json()["items"]
     page = ask("GET", "keys?limit=1").json()
     assert (1, 1) == (len(page["items"]), len(ask("GET", f"keys?limit=1&after={page['next']}").json()["items"]))
-    # the secret is nowhere among what is stored and said
+    # the key itself is in no stored file and in no log line
     for file in (*service.data_dir.rglob("*"), service.log):
         if file.is_file():
-            assert kept["key"].encode() not in file.read_bytes()
-    assert [200, 200] == [ask("GET", "jobs", each["key"]).status_code for each in (kept, revoked)]
+            assert lasting["key"].encode() not in file.read_bytes()
+    assert [200, 200] == [ask("GET", "jobs", key["key"]).status_code for key in (lasting, revoked)]
     assert 204 == ask("DELETE", f"keys/{revoked['id']}").status_code
     check_problem(ask("GET", "jobs", revoked["key"]), 401, "unauthorized")
 
     service.stop()
     service.start()
-    assert [200, 401] == [ask("GET", "jobs", each["key"]).status_code for each in (kept, revoked)]
+    assert [200, 401] == [ask("GET", "jobs", key["key"]).status_code for key in (lasting, revoked)]
 
-    # without a key in the settings, the last admin key stays and every other one goes
+    # without a key in the settings, the last admin key cannot be deleted, and all others can
     admin = ask("POST", "keys", scopes=["admin"]).raise_for_status().json()
     service.stop()
     del service.settings["api_key"]
     service.start()
     check_problem(ask("DELETE", f"keys/{admin['id']}", ""), 409, "conflict")
-    assert 204 == ask("DELETE", f"keys/{kept['id']}", "").status_code
-    assert [admin["id"]] == [each["id"] for each in ask("GET", "keys", "").json()["items"]]
+    assert 204 == ask("DELETE", f"keys/{lasting['id']}", "").status_code
+    assert [admin["id"]] == [key["id"] for key in ask("GET", "keys", "").json()["items"]]
 
 
 def test_nothing_was_stored_on_the_locked_service(locked: httpx.Client) -> None:
@@ -309,7 +309,7 @@ def test_nothing_was_stored_on_the_locked_service(locked: httpx.Client) -> None:
 
 
 def test_uvicorn_trusts_no_proxy_header() -> None:
-    # what the service builds on: a forwarded Host would get around the check
+    # a Host from a proxy header would pass the check of the Host
     assert not uvicorn.Config(FastAPI(), proxy_headers=False).proxy_headers
 
 
@@ -318,16 +318,16 @@ def test_a_key_to_predict_reads_no_stored_data_by_way_of_evaluate(tmp_path: Path
     service.settings["api_key"] = KEY
     try:
         with httpx.Client(base_url=service.start().url, timeout=60) as http:
-            made = http.post("/api/v1/keys", json={"scopes": ["predict"]}, headers=BEARER).raise_for_status().json()
-            mine = {"Authorization": f"Bearer {made['key']}"}
+            key = http.post("/api/v1/keys", json={"scopes": ["predict"]}, headers=BEARER).raise_for_status().json()
+            mine = {"Authorization": f"Bearer {key['key']}"}
             own = {"data": {"columns": {"a": [1, 2], "b": ["x", "z"], "y": ["no", "yes"]}}}
 
-            asked = [
+            answers = [
                 http.post("/api/v1/models/m/evaluate?by=a", json=body, headers=mine)
                 for body in ({"dataset": names["dataset"]}, own)
             ]
 
-            assert "the scope train" in check_problem(asked[0], 403, "forbidden")["detail"]
-            assert 403 != asked[1].status_code
+            assert "the scope train" in check_problem(answers[0], 403, "forbidden")["detail"]
+            assert 403 != answers[1].status_code
     finally:
         service.kill_all()

@@ -1,4 +1,4 @@
-"""Routes of data sets: every form in, statistics out, kinds corrected, and a delete that harms no job."""
+"""Routes of data sets: every format, statistics, corrected kinds, and a delete that harms no job."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TABLE = "zip,height,flag,town\n01234,1.5,true,Åre\n01235,NA,false,Oslo\n01234,2
 
 
 def upload(http: httpx.Client, body: bytes | str, headers: dict[str, str] = CSV, **params: str) -> httpx.Response:
-    """Send a table."""
+    """Upload a table."""
     return http.post("/api/v1/datasets", content=body, headers=headers, params=params)
 
 
@@ -82,7 +82,7 @@ def test_twenty_uploads_of_the_same_bytes_at_once_make_one_data_set(http: httpx.
 
 
 def npz(**arrays: Any) -> bytes:
-    """Write an NPZ file."""
+    """Return an NPZ file."""
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
@@ -109,7 +109,7 @@ def test_rows_come_back_as_they_were_posted_in_every_form(http: httpx.Client, fo
     answer = http.get(f"/api/v1/datasets/{dataset['id']}/rows").raise_for_status()
 
     assert {"columns": names, "rows": rows} == answer.json()
-    # 1 is not True, nor 1.0
+    # compared as JSON: 1 == True == 1.0 in Python
     assert json.dumps(rows) == json.dumps(answer.json()["rows"])
 
 
@@ -178,15 +178,15 @@ def test_a_page_without_a_json_header_can_correct_nothing(http: httpx.Client) ->
 
 
 def test_pages_go_through_all_newest_first(limited: httpx.Client) -> None:
-    made = [upload(limited, f"a,b\n{i},x\n").json()["id"] for i in range(5)]
+    ids = [upload(limited, f"a,b\n{i},x\n").json()["id"] for i in range(5)]
 
     first = limited.get("/api/v1/datasets", params={"limit": 2}).json()
     second = limited.get("/api/v1/datasets", params={"limit": 2, "after": first["next"]}).json()
 
-    assert made[:0:-1] == [item["id"] for item in (*first["items"], *second["items"])]
-    last = limited.get("/api/v1/datasets", params={"after": made[0]}).json()
+    assert ids[:0:-1] == [item["id"] for item in (*first["items"], *second["items"])]
+    last = limited.get("/api/v1/datasets", params={"after": ids[0]}).json()
     assert {"items": [], "next": None} == last
-    for dataset_id in made:
+    for dataset_id in ids:
         assert 204 == limited.delete(f"/api/v1/datasets/{dataset_id}").status_code
 
 
@@ -222,8 +222,8 @@ def test_a_table_beyond_the_limits_is_413(limited: httpx.Client) -> None:
         "40 rows, got 41": [upload(limited, long), upload(limited, json.dumps({"columns": {"a": [1] * 41}}), JSON)],
     }
 
-    for words, each in answers.items():
-        for answer in each:
+    for words, same_answers in answers.items():
+        for answer in same_answers:
             assert words in check_problem(answer, 413, "too_large")["detail"]
     assert before == listed(limited)
 

@@ -1,4 +1,4 @@
-"""The page at `/docs` in a real browser, under its Content-Security-Policy and with no other host to reach."""
+"""The page at `/docs` in a real browser, with its Content-Security-Policy and without any other host."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ FLAGS = [
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: chromium)")
 
 
-def test_the_page_renders_every_route_without_a_complaint_or_an_outside_request(
-    service: Service, tmp_path: Path
-) -> None:
+def test_the_page_shows_every_route_without_errors_or_outside_requests(service: Service, tmp_path: Path) -> None:
     log = tmp_path / "net.json"
     command = [
         str(CHROMIUM),
@@ -62,7 +60,7 @@ def test_the_page_renders_every_route_without_a_complaint_or_an_outside_request(
     assert not [url for url in by_page if not url.startswith(f"{service.url}/")]
 
 
-#: does in the page what a reader does, step by step; each step waits until the page shows what it needs
+#: the clicks of a reader, step by step; a step waits until the page shows the element that the step needs
 STEPS = """
 (async () => {
   const find = async (selector) => {
@@ -102,9 +100,9 @@ def test_a_reader_with_a_key_can_try_a_route(locked: httpx.Client, tmp_path: Pat
 
 @contextmanager
 def page(url: str, folder: Path) -> Iterator[Any]:
-    """Open a page; gives a function that evaluates JavaScript in it.
+    """Open a page; yield a function that evaluates JavaScript in it.
 
-    Chromium takes commands on file 3 and answers on file 4: JSON, each ended by a zero byte.
+    Chromium reads commands from file 3 and answers on file 4: JSON documents, with a zero byte after each.
     """
     (commands_out, commands_in), (answers_out, answers_in) = os.pipe(), os.pipe()
     chromium = [str(CHROMIUM), *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}"]
@@ -132,9 +130,9 @@ def page(url: str, folder: Path) -> Iterator[Any]:
                     return answer["result"]
 
         def evaluate(script: str) -> Any:
-            found = call("Runtime.evaluate", session, expression=script, awaitPromise=True, returnByValue=True)
-            assert "exceptionDetails" not in found, found
-            return found["result"]["value"]
+            result = call("Runtime.evaluate", session, expression=script, awaitPromise=True, returnByValue=True)
+            assert "exceptionDetails" not in result, result
+            return result["result"]["value"]
 
         try:
             target = call("Target.createTarget", url="about:blank")["targetId"]

@@ -1,4 +1,4 @@
-"""The files of the page at `/docs`: as vendored, nothing inline, nothing from outside, and nothing else served."""
+"""The files of the page at `/docs`: unchanged, without inline scripts or outside addresses, and no other file is served."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def test_vendored_files_are_those_listed_with_their_digests() -> None:
     text = (VENDORED / "VENDORED.md").read_text(encoding="utf-8")
     listed = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", text, re.MULTILINE)}
 
-    found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in VENDORED.iterdir() if p.name != "VENDORED.md"}
+    files = [path for path in VENDORED.iterdir() if path.name != "VENDORED.md"]
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
-    assert found == listed
+    assert listed == digests
     assert {"LICENSE", "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"} <= listed.keys()
 
 
@@ -136,13 +137,13 @@ def test_a_file_that_the_browser_has_is_not_sent_again(http: httpx.Client) -> No
     "path", ["docs.html", "VENDORED.md", "LICENSE", "..%2fdocs.py", "%2e%2e", "vendor", "docs.js%00", "DOCS.JS"]
 )
 def test_nothing_but_the_listed_files_is_served(http: httpx.Client, path: str) -> None:
-    # as it is written: httpx would tidy it up
+    # httpx would normalise the path
     url = str(http.base_url).rstrip("/")
 
     check_problem(exchange(url, head(url, "GET", f"/docs/{path}")), 404, "not_found")
 
 
-def test_every_route_of_the_page_is_marked_public_and_left_out_of_the_schema() -> None:
+def test_every_route_of_the_page_is_public_and_not_in_the_schema() -> None:
     routes = [route for route in docs.router.routes if isinstance(route, APIRoute)]
 
     assert {route.path for route in routes} == {"/docs", "/docs/{name}", "/favicon.ico"}

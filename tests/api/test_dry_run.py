@@ -1,4 +1,4 @@
-"""A dry run: what a training job would be, told without anything being stored."""
+"""A dry run describes a training job, and stores nothing."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ SUSPECT: dict[str, list[Any]] = {
 
 
 def dry(http: httpx.Client, data: Any = None, **spec: Any) -> dict[str, Any]:
-    """Run dry; gives what is told."""
+    """Do a dry run; return the description of the job."""
     body = spec if data is None else {"data": data, **spec}
-    found: dict[str, Any] = http.post(PATH, params={"dry_run": "true"}, json=body).raise_for_status().json()
-    return found
+    description: dict[str, Any] = http.post(PATH, params={"dry_run": "true"}, json=body).raise_for_status().json()
+    return description
 
 
-def test_it_tells_the_settled_job_and_the_table(http: httpx.Client, nothing_stored: None) -> None:
-    found = dry(http, DATA, fit={"epochs": 3, "batch_size": 4}, network={"layers": [{"units": 5}]})
+def test_it_describes_the_settled_job_and_the_table(http: httpx.Client, nothing_stored: None) -> None:
+    description = dry(http, DATA, fit={"epochs": 3, "batch_size": 4}, network={"layers": [{"units": 5}]})
 
-    assert FIELDS == set(found)
-    assert (12, "y", ["a", "b"]) == (found["rows"], found["target"], found["features"])
-    assert [{"class": 0, "rows": 6}, {"class": 1, "rows": 6}] == found["classes"]
-    assert ["numeric", "categorical", "numeric"] == [column["kind"] for column in found["columns"]]
-    # a; u, v and the mark of what is missing in b
-    assert (4, (4 + 1) * 5 + (5 + 1) * 2) == (found["encoded_features"], found["parameters"])
-    # the device is the worker's to choose, and the encoding has that name
-    spec = {**found["spec"], "device": None, "features": {**found["spec"]["features"], "encoding": None}}
+    assert FIELDS == set(description)
+    assert (12, "y", ["a", "b"]) == (description["rows"], description["target"], description["features"])
+    assert [{"class": 0, "rows": 6}, {"class": 1, "rows": 6}] == description["classes"]
+    assert ["numeric", "categorical", "numeric"] == [column["kind"] for column in description["columns"]]
+    # encoded features: a; and u, v and the mark for missing values of b
+    assert (4, (4 + 1) * 5 + (5 + 1) * 2) == (description["encoded_features"], description["parameters"])
+    # the worker chooses the device, and there is an encoding named auto
+    spec = {**description["spec"], "device": None, "features": {**description["spec"]["features"], "encoding": None}}
     assert '"auto"' not in json.dumps(spec)
-    # 12 rows less a fifth of each class
-    assert {"seconds", "memory_bytes", "steps"} == set(found["estimate"])
-    assert 3 * math.ceil(10 / 4) == found["estimate"]["steps"]
+    # 12 rows, a fifth of each class held out
+    assert {"seconds", "memory_bytes", "steps"} == set(description["estimate"])
+    assert 3 * math.ceil(10 / 4) == description["estimate"]["steps"]
 
 
 def stored(service: Service) -> set[str]:
-    """Give every file of the store; the database's own come and go with each transaction."""
+    """Return all files of the store; the database's files are left out, because each transaction changes them."""
     files = (path for path in service.data_dir.rglob("*") if path.is_file())
     return {str(path.relative_to(service.data_dir)) for path in files if not path.name.startswith("fitserve.db")}
 
@@ -79,7 +79,7 @@ def test_nothing_is_stored(http: httpx.Client, service: Service, nothing_stored:
 
 @pytest.fixture
 def emptied(limited: httpx.Client) -> Iterator[httpx.Client]:
-    """A service without a worker, whose jobs and data sets of this test go again."""
+    """A service without a worker; the jobs and data sets that a test adds are deleted after the test."""
     before = listed(limited)
     yield limited
     now = listed(limited)
@@ -99,24 +99,24 @@ def emptied(limited: httpx.Client) -> Iterator[httpx.Client]:
         {"network": {"layers": None}, "optimize": "macro_f1", "promote": "never", "tags": {"who": "dry"}},
     ],
 )
-def test_its_specification_is_the_one_of_the_job_that_is_submitted_then(
+def test_its_specification_is_that_of_the_job_that_is_then_submitted(
     emptied: httpx.Client, spec: dict[str, Any]
 ) -> None:
-    told = dry(emptied, DATA, **spec)
+    description = dry(emptied, DATA, **spec)
 
     job = emptied.post(PATH, json={"data": DATA, **spec}).raise_for_status().json()
 
-    assert told["features"] == job["spec"].pop("columns")
+    assert description["features"] == job["spec"].pop("columns")
     assert job["dataset"] == job["spec"].pop("dataset")
-    assert told["estimate"] == job["spec"].pop("estimate")
+    assert description["estimate"] == job["spec"].pop("estimate")
     assert "device" in job["spec"].pop("auto")
-    assert told["spec"] == job["spec"]
-    # and what was noticed is among the job's own warnings
+    assert description["spec"] == job["spec"]
+    # the job's own warnings are among those of the dry run
     events = emptied.get(f"/api/v1/jobs/{job['id']}/events").json()["items"]
-    assert {each["message"] for each in events if each["type"] == "warning"} <= set(told["warnings"])
+    assert {event["message"] for event in events if event["type"] == "warning"} <= set(description["warnings"])
 
 
-def test_a_data_set_and_its_data_are_told_alike(emptied: httpx.Client) -> None:
+def test_a_data_set_and_its_data_are_described_alike(emptied: httpx.Client) -> None:
     dataset = emptied.post("/api/v1/datasets", json=DATA).raise_for_status().json()
 
     assert dry(emptied, DATA) == dry(emptied, dataset=dataset["id"])
@@ -130,7 +130,7 @@ def test_it_takes_no_idempotency_key_and_no_place_in_the_queue(emptied: httpx.Cl
     first = emptied.post(PATH, json={"data": DATA, "tags": {"n": "1"}}, headers=key)
     emptied.post(PATH, json={"data": DATA}).raise_for_status()
 
-    # two wait, which is all that may, and the key went to the first
+    # the queue is full with two jobs, and the key belongs to the first
     assert 202 == first.status_code
     check_problem(emptied.post(PATH, json={"data": DATA}), 429, "overloaded")
     assert 12 == dry(emptied, DATA)["rows"]
@@ -161,17 +161,19 @@ def test_it_takes_no_idempotency_key_and_no_place_in_the_queue(emptied: httpx.Cl
         ("[]", 422),
     ],
 )
-def test_what_cannot_train_is_told_as_training_tells_it(emptied: httpx.Client, body: Any, status: int) -> None:
+def test_data_that_cannot_train_is_refused_as_training_refuses_it(
+    emptied: httpx.Client, body: Any, status: int
+) -> None:
     content = body if isinstance(body, str) else json.dumps(body)
 
-    told, refused = (
+    description, refused = (
         check_problem(emptied.post(PATH, params=params, content=content, headers=JSON), status)
         for params in ({"dry_run": "true"}, {})
     )
 
-    for each in (told, refused):
-        each.pop("request_id")
-    assert refused == told
+    for problem in (description, refused):
+        problem.pop("request_id")
+    assert refused == description
 
 
 def test_another_media_type_and_another_word_are_refused(http: httpx.Client, nothing_stored: None) -> None:
@@ -181,7 +183,7 @@ def test_another_media_type_and_another_word_are_refused(http: httpx.Client, not
 
 @pytest.fixture(scope="module")
 def suspect(client: Client) -> dict[str, Any]:
-    """What is told of a table with something odd in every column but one."""
+    """The description of a job on a table with something odd in every column but one."""
     return client.dry_run("dry", data={"columns": SUSPECT}, target="label")
 
 
@@ -209,14 +211,14 @@ def test_odd_columns_and_classes_are_named(suspect: dict[str, Any], words: str, 
 def test_classes_are_counted_without_the_rows_that_have_none(suspect: dict[str, Any]) -> None:
     counts = {label: LABELS[:-1].count(label) for label in ("cat", "dog", "newt")}
 
-    assert counts == {each["class"]: each["rows"] for each in suspect["classes"]}
+    assert counts == {entry["class"]: entry["rows"] for entry in suspect["classes"]}
     assert ["serial", "constant", "leak", "copy", "number_leak", "honest"] == suspect["features"]
 
 
-def test_the_estimate_is_finite_and_grows_with_what_is_asked(http: httpx.Client, nothing_stored: None) -> None:
-    asked: list[dict[str, Any]] = [{"fit": {"epochs": epochs}} for epochs in (1, 100, 10_000)]
+def test_the_estimate_is_finite_and_grows_with_the_work(http: httpx.Client, nothing_stored: None) -> None:
+    specs: list[dict[str, Any]] = [{"fit": {"epochs": epochs}} for epochs in (1, 100, 10_000)]
     wide: dict[str, Any] = {"network": {"layers": [{"units": 4096}]}, "fit": {"epochs": 100}}
-    *by_epochs, large = [dry(http, DATA, **spec)["estimate"] for spec in (*asked, wide)]
+    *by_epochs, large = [dry(http, DATA, **spec)["estimate"] for spec in (*specs, wide)]
 
     for estimate in (*by_epochs, large):
         assert all(math.isfinite(value) and value > 0 for value in estimate.values())
@@ -224,13 +226,13 @@ def test_the_estimate_is_finite_and_grows_with_what_is_asked(http: httpx.Client,
         assert by_epochs[0][name] < by_epochs[1][name] < by_epochs[2][name]
     assert large["seconds"] > by_epochs[1]["seconds"]
     assert large["memory_bytes"] > by_epochs[1]["memory_bytes"]
-    # and not beyond what the job may take
+    # the estimate is not above the longest time of the job
     capped = dry(http, DATA, fit={"epochs": 10_000, "max_seconds": 0.2})["estimate"]
     assert by_epochs[0]["seconds"] < capped["seconds"] < by_epochs[1]["seconds"]
 
 
 def test_columns_that_are_left_out_raise_no_doubt(http: httpx.Client, nothing_stored: None) -> None:
-    told = dry(http, {"columns": SUSPECT}, target="label", features={"include": ["honest"]})
+    description = dry(http, {"columns": SUSPECT}, target="label", features={"include": ["honest"]})
 
-    assert not [warning for warning in told["warnings"] if "alone tells" in warning or "identifier" in warning]
-    assert ["honest"] == told["features"]
+    assert not [warning for warning in description["warnings"] if "alone tells" in warning or "identifier" in warning]
+    assert ["honest"] == description["features"]

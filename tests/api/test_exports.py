@@ -1,4 +1,4 @@
-"""Exports over HTTP: what the readers of each format make of them is what the service answers."""
+"""Exports over HTTP: a reader of each format predicts what the service predicts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from app.client import Job
 from tests.service import Service
 from tests.wire import check_problem
 
-# Keras's own saving code reads TensorFlow's variables in a way that NumPy will not go on to support
+# Keras's code that saves models reads TensorFlow's variables in a way that a later NumPy will not support
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning"),
 ]
 
-#: what each zip holds beside `encoder.json` and `card.json`
+#: files of each zip beside `encoder.json` and `card.json`
 MEMBERS = {
     "keras": {"model.keras"},
     "saved_model": {"1/saved_model.pb", "1/fingerprint.pb", "1/variables/variables.index"},
@@ -43,8 +43,8 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
         {"island": "nowhere"},
     ],
 }
-#: a child that imports Keras takes seconds: the model with categories goes without the two that add nothing to it
-ASKED = [
+#: exports of the tests; a process that imports Keras needs seconds, so two formats are tried with one model only
+EXPORTS = [
     *(("versioned", form) for form in MEMBERS),
     *(("penguins", form) for form in ("saved_model", "onnx", "weights")),
 ]
@@ -55,12 +55,13 @@ Matrix = NDArray[np.float32]
 def exports(http: httpx.Client, versioned: list[Job], penguins: Job) -> dict[tuple[str, str], bytes]:
     """Exports of version 1 of a model of numbers and of one with categories, two at a time."""
 
-    def export(asked: tuple[str, str]) -> bytes:
-        path = f"/api/v1/models/{asked[0]}/versions/1/export"
-        return http.get(path, params={"format": asked[1]}).raise_for_status().content
+    def export(model_and_form: tuple[str, str]) -> bytes:
+        model, form = model_and_form
+        path = f"/api/v1/models/{model}/versions/1/export"
+        return http.get(path, params={"format": form}).raise_for_status().content
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(ASKED, pool.map(export, ASKED), strict=True))
+        return dict(zip(EXPORTS, pool.map(export, EXPORTS), strict=True))
 
 
 def keras_file(folder: Path, x: Matrix) -> Any:
@@ -78,20 +79,20 @@ def saved_model(folder: Path, x: Matrix) -> Any:
 
 def onnx_file(folder: Path, x: Matrix) -> Any:
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return session.run(["probabilities"], {given.name: x})[0]
+    (tensor,) = session.get_inputs()
+    return session.run(["probabilities"], {tensor.name: x})[0]
 
 
 def litert_file(folder: Path, x: Matrix) -> Any:
     import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(str(folder / "model.tflite"))
-    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(given["index"], x.shape)
+    (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(inputs["index"], x.shape)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(given["index"], x)
+    interpreter.set_tensor(inputs["index"], x)
     interpreter.invoke()
-    return interpreter.get_tensor(wanted["index"])
+    return interpreter.get_tensor(outputs["index"])
 
 
 def weights_by_hand(folder: Path, x: Matrix) -> Any:
@@ -119,23 +120,23 @@ READERS: dict[str, Callable[[Path, Matrix], Any]] = {
 
 
 def encoded(inputs: list[dict[str, Any]], records: list[dict[str, Any]]) -> Matrix:
-    """Encode rows by nothing but what `encoder.json` says."""
+    """Encode rows as `encoder.json` describes, without the code of the service."""
     rows = []
     for record in records:
         row: list[float] = []
-        for each in inputs:
-            value = record.get(each["name"])
-            if each["kind"] == "categorical":
-                row += [float(value == category) for category in each["categories"]]
+        for column in inputs:
+            value = record.get(column["name"])
+            if column["kind"] == "categorical":
+                row += [float(value == category) for category in column["categories"]]
             else:
-                row.append(((each["impute"] if value is None else value) - each["mean"]) / each["scale"])
-            row += [float(value is None)] if each["marks_missing"] else []
+                row.append(((column["impute"] if value is None else value) - column["mean"]) / column["scale"])
+            row += [float(value is None)] if column["marks_missing"] else []
         rows.append(row)
     return np.array(rows, np.float32)
 
 
-@pytest.mark.parametrize(("model", "form"), ASKED)
-def test_a_reader_of_the_format_gives_the_services_answers(
+@pytest.mark.parametrize(("model", "form"), EXPORTS)
+def test_a_reader_of_the_format_predicts_as_the_service_does(
     http: httpx.Client, exports: dict[tuple[str, str], bytes], tmp_path: Path, model: str, form: str
 ) -> None:
     records = RECORDS[model]
@@ -144,7 +145,7 @@ def test_a_reader_of_the_format_gives_the_services_answers(
     with zipfile.ZipFile(io.BytesIO(exports[model, form])) as archive:
         assert archive.testzip() is None
         archive.extractall(tmp_path)
-        names = {each.filename for each in archive.infolist() if not each.is_dir()}
+        names = {member.filename for member in archive.infolist() if not member.is_dir()}
     card = json.loads((tmp_path / "card.json").read_bytes())
     encoder = json.loads((tmp_path / "encoder.json").read_bytes())
     takes_raw = card["takes"] == "raw"
@@ -152,17 +153,17 @@ def test_a_reader_of_the_format_gives_the_services_answers(
         x = np.array([[record[name] for name in card["inputs"]] for record in records], np.float32)
     else:
         x = encoded(encoder["inputs"], records)
-    found = READERS[form](tmp_path, x)
+    probabilities = READERS[form](tmp_path, x)
 
     assert MEMBERS[form] | {"card.json", "encoder.json"} == names - {"1/variables/variables.data-00000-of-00001"}
     assert (model == "versioned" and form != "weights") == takes_raw
     assert (["a", "b"] if takes_raw else x.shape[1]) == card["inputs"]
-    np.testing.assert_allclose(found, expected["probabilities"], atol=1e-5)
+    np.testing.assert_allclose(probabilities, expected["probabilities"], atol=1e-5)
     assert expected["classes"] == card["classes"] == encoder["classes"]
 
 
 @pytest.mark.parametrize("form", MEMBERS)
-def test_the_card_says_what_the_file_is_and_how_exact(
+def test_the_card_describes_the_file_and_its_exactness(
     http: httpx.Client, exports: dict[tuple[str, str], bytes], form: str
 ) -> None:
     version = http.get("/api/v1/models/versioned/versions/1").json()
@@ -187,14 +188,14 @@ def test_a_saved_model_unpacks_to_what_tensorflow_serving_serves(
     with zipfile.ZipFile(io.BytesIO(exports["versioned", "saved_model"])) as archive:
         archive.extractall(tmp_path)
 
-    # a folder for each version, named by its number; other files are passed over
+    # TensorFlow Serving looks for a folder for each version, named by its number, and ignores other files
     assert ["1"] == [path.name for path in tmp_path.iterdir() if path.is_dir()]
     loaded = tf.saved_model.load(str(tmp_path / "1"), tags=["serve"])
-    (_, given) = loaded.signatures["serving_default"].structured_input_signature
-    assert [(None, 2)] == [tuple(spec.shape) for spec in given.values()]
+    (_, inputs) = loaded.signatures["serving_default"].structured_input_signature
+    assert [(None, 2)] == [tuple(spec.shape) for spec in inputs.values()]
 
 
-def test_an_export_leaves_nothing_behind_and_what_is_no_version_none(
+def test_an_export_leaves_no_files_and_an_unknown_version_has_none(
     http: httpx.Client, service: Service, exports: dict[tuple[str, str], bytes]
 ) -> None:
     for path, status in (("nobody/versions/1", 404), ("versioned/versions/99", 404), ("versioned/versions/0", 422)):

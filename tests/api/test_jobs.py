@@ -25,7 +25,7 @@ SSE = {"Accept": "text/event-stream"}
 
 
 def train(http: httpx.Client, model: str, key: str | None = None, **spec: Any) -> httpx.Response:
-    """Ask for a job on inline data."""
+    """Submit a job on inline data."""
     headers = {} if key is None else {"Idempotency-Key": key}
     return http.post(f"/api/v1/models/{model}/train", json={"data": DATA, **spec}, headers=headers)
 
@@ -39,14 +39,14 @@ def lines(http: httpx.Client, job_id: str, **headers: str) -> list[str]:
         return list(answer.iter_lines())
 
 
-def told(stream: list[str]) -> list[dict[str, Any]]:
-    """Give a stream's events."""
+def events_of(stream: list[str]) -> list[dict[str, Any]]:
+    """Return the events of a stream."""
     return [json.loads(line.removeprefix("data: ")) for line in stream if line.startswith("data: ")]
 
 
 @pytest.fixture
 def queued(limited: httpx.Client) -> Iterator[dict[str, Any]]:
-    """A job that waits for a worker that never comes; gone after the test."""
+    """A job that waits for a worker that never comes; deleted after the test."""
     job = train(limited, "waiting").raise_for_status().json()
     yield job
     with suppress(httpx.HTTPStatusError):
@@ -73,7 +73,7 @@ def test_a_submitted_job_is_described_in_full(limited: httpx.Client) -> None:
     assert 204 == limited.delete(answer.headers["location"]).status_code
 
 
-def test_an_ended_job_tells_what_it_made(http: httpx.Client, penguins: Job) -> None:
+def test_a_job_that_has_ended_shows_its_figures(http: httpx.Client, penguins: Job) -> None:
     job = http.get(f"/api/v1/jobs/{penguins.id}").json()
 
     assert FIELDS == set(job)
@@ -97,7 +97,7 @@ def test_the_same_key_and_body_give_one_job_and_another_body_a_conflict(limited:
         check_problem(other, 409, "conflict")
     assert before == listed(limited)
     limited.post(f"/api/v1/jobs/{first.json()['id']}/cancel").raise_for_status()
-    # the key still means that job, ended as it is
+    # the key still belongs to that job, although the job has ended
     assert "cancelled" == train(limited, "once", "k1").json()["status"]
     limited.delete(f"/api/v1/jobs/{first.json()['id']}").raise_for_status()
 
@@ -117,7 +117,7 @@ def test_twenty_posts_of_one_key_at_once_make_one_job(limited: httpx.Client) -> 
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
-def test_a_key_that_is_none_is_422(limited: httpx.Client, key: str) -> None:
+def test_a_key_of_a_wrong_length_is_422(limited: httpx.Client, key: str) -> None:
     before = listed(limited)
 
     check_problem(train(limited, "m", key), 422, "invalid")
@@ -125,7 +125,7 @@ def test_a_key_that_is_none_is_422(limited: httpx.Client, key: str) -> None:
     assert before == listed(limited)
 
 
-def test_a_full_queue_is_429_and_keeps_nothing(limited: httpx.Client, queued: dict[str, Any]) -> None:
+def test_a_full_queue_is_429_and_nothing_is_stored(limited: httpx.Client, queued: dict[str, Any]) -> None:
     second = train(limited, "waiting").raise_for_status().json()
     before = listed(limited)
     other = {"columns": {"other": [1, 2, 3, 4], "y": ["p", "q"] * 2}}
@@ -136,14 +136,14 @@ def test_a_full_queue_is_429_and_keeps_nothing(limited: httpx.Client, queued: di
         assert "2 waiting jobs" in check_problem(answer, 429, "overloaded")["detail"]
     assert before == listed(limited)
     assert (1, 2) == tuple(
-        limited.get(f"/api/v1/jobs/{each['id']}").json()["queue_position"] for each in (queued, second)
+        limited.get(f"/api/v1/jobs/{job['id']}").json()["queue_position"] for job in (queued, second)
     )
     limited.post(f"/api/v1/jobs/{second['id']}/cancel").raise_for_status()
-    # the refused key is free
+    # the key of a refused request can be used again
     third = train(limited, "third", "k3").raise_for_status().json()
     limited.post(f"/api/v1/jobs/{third['id']}/cancel").raise_for_status()
-    for each in (second, third):
-        limited.delete(f"/api/v1/jobs/{each['id']}").raise_for_status()
+    for job in (second, third):
+        limited.delete(f"/api/v1/jobs/{job['id']}").raise_for_status()
 
 
 @pytest.mark.parametrize(
@@ -191,18 +191,18 @@ def test_a_long_poll_waits_and_ends_with_the_job(limited: httpx.Client, queued: 
 
 
 @pytest.mark.parametrize("seconds", ["-1", "61", "nan", "inf", "1e999", "soon"])
-def test_a_wait_that_is_none_is_422(limited: httpx.Client, queued: dict[str, Any], seconds: str) -> None:
+def test_a_wait_out_of_range_is_422(limited: httpx.Client, queued: dict[str, Any], seconds: str) -> None:
     check_problem(limited.get(f"/api/v1/jobs/{queued['id']}", params={"wait_seconds": seconds}), 422, "invalid")
 
 
-def test_the_page_and_the_stream_tell_the_same_in_order(http: httpx.Client, penguins: Job) -> None:
+def test_the_page_and_the_stream_have_the_same_events_in_order(http: httpx.Client, penguins: Job) -> None:
     path = f"/api/v1/jobs/{penguins.id}/events"
     page = http.get(path, params={"limit": 500}).raise_for_status().json()
 
     stream = lines(http, penguins.id)
 
     assert page["next"] is None
-    assert page["items"] == told(stream)
+    assert page["items"] == events_of(stream)
     assert list(range(1, len(page["items"]) + 1)) == [event["id"] for event in page["items"]]
     assert [f"id: {event['id']}" for event in page["items"]] == [line for line in stream if line.startswith("id: ")]
     epochs = [event for event in page["items"] if event["type"] == "epoch"]
@@ -214,23 +214,23 @@ def test_the_page_and_the_stream_tell_the_same_in_order(http: httpx.Client, peng
     assert ("status", "succeeded") == (page["items"][-1]["type"], page["items"][-1]["status"])
 
 
-def test_a_stream_replays_from_the_last_event_id_and_a_page_from_its_cursor(http: httpx.Client, penguins: Job) -> None:
+def test_a_stream_replays_from_its_last_id_and_a_page_from_its_cursor(http: httpx.Client, penguins: Job) -> None:
     path = f"/api/v1/jobs/{penguins.id}/events"
     all_of_them = http.get(path, params={"limit": 500}).json()["items"]
 
-    assert all_of_them[5:] == told(lines(http, penguins.id, Last_Event_ID="5"))
-    assert [] == told(lines(http, penguins.id, Last_Event_ID=str(len(all_of_them))))
-    found: list[dict[str, Any]] = []
+    assert all_of_them[5:] == events_of(lines(http, penguins.id, Last_Event_ID="5"))
+    assert [] == events_of(lines(http, penguins.id, Last_Event_ID=str(len(all_of_them))))
+    by_pages: list[dict[str, Any]] = []
     after = "0"
     while after is not None:
         page = http.get(path, params={"limit": "7", "after": after}).json()
         assert len(page["items"]) <= 7
-        found, after = [*found, *page["items"]], page["next"]
-    assert all_of_them == found
+        by_pages, after = [*by_pages, *page["items"]], page["next"]
+    assert all_of_them == by_pages
 
 
 @pytest.mark.parametrize("last", ["-1", "x", "1.5", "9" * 30])
-def test_a_last_event_id_that_is_none_is_422(http: httpx.Client, penguins: Job, last: str) -> None:
+def test_a_last_event_id_that_is_no_id_is_422(http: httpx.Client, penguins: Job, last: str) -> None:
     answer = http.get(f"/api/v1/jobs/{penguins.id}/events", headers={**SSE, "Last-Event-ID": last})
 
     check_problem(answer, 422, "invalid")
@@ -245,12 +245,12 @@ def test_events_come_in_no_other_form(http: httpx.Client, penguins: Job) -> None
 def test_a_stream_follows_a_job_and_closes_after_its_end(limited: httpx.Client, queued: dict[str, Any]) -> None:
     path = f"/api/v1/jobs/{queued['id']}"
     with limited.stream("GET", f"{path}/events", headers=SSE, timeout=20) as answer:
-        heard = answer.iter_lines()
-        assert "queued" in next(line for line in heard if line.startswith("data: "))
+        lines_of_stream = answer.iter_lines()
+        assert "queued" in next(line for line in lines_of_stream if line.startswith("data: "))
 
         limited.post(f"{path}/cancel").raise_for_status()
 
-        assert ["cancelled"] == [event["status"] for event in told(list(heard))]
+        assert ["cancelled"] == [event["status"] for event in events_of(list(lines_of_stream))]
 
 
 def test_streams_beyond_the_limit_are_429_and_free_again(limited: httpx.Client, queued: dict[str, Any]) -> None:
@@ -267,7 +267,7 @@ def test_streams_beyond_the_limit_are_429_and_free_again(limited: httpx.Client, 
         refused = next(answer for answer in answers if answer.status_code == 429)
         refused.read()
         check_problem(refused, 429, "overloaded")
-        # pages take no stream
+        # a page needs no place for streams
         assert limited.get(path).is_success
     assert [200] * 2 + [429] * 8 == statuses
 
@@ -279,9 +279,7 @@ def test_streams_beyond_the_limit_are_429_and_free_again(limited: httpx.Client, 
     again.close()
 
 
-def test_cancel_resume_and_delete_are_refused_where_they_mean_nothing(
-    limited: httpx.Client, queued: dict[str, Any]
-) -> None:
+def test_cancel_resume_and_delete_are_refused_in_the_wrong_state(limited: httpx.Client, queued: dict[str, Any]) -> None:
     path = f"/api/v1/jobs/{queued['id']}"
 
     check_problem(limited.post(f"{path}/resume"), 409, "conflict")

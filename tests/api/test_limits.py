@@ -1,4 +1,4 @@
-"""Every limit on what comes in, at its edge: the last byte, row, column and class that fits, and one more."""
+"""Every limit of requests at its edge: the last byte, row, column and class that fits, and one more."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARQUET = {"Content-Type": "application/vnd.apache.parquet"}
 
 @pytest.fixture(autouse=True)
 def left_as_it_was(limited: httpx.Client) -> Iterator[None]:
-    """Remove what a test stores on the service that others share."""
+    """Delete the data sets that a test adds to the shared service."""
     before = set(listed(limited)["datasets"])
     yield
     for dataset_id in set(listed(limited)["datasets"]) - before:
@@ -33,18 +33,18 @@ def left_as_it_was(limited: httpx.Client) -> Iterator[None]:
 
 
 def form_of(body: bytes, media: str) -> bytes:
-    """Write a form of one file."""
+    """Return a form with one file."""
     disposition = 'Content-Disposition: form-data; name="file"'
     return f"--b\r\n{disposition}\r\nContent-Type: {media}\r\n\r\n{body.decode()}\r\n--b--\r\n".encode()
 
 
 def csv_of(size: int) -> bytes:
-    """Write a table of so many bytes."""
+    """Return a CSV table of this size in bytes."""
     return b"a,y\n1,p\n2,q\n3," + b"x" * (size - 15) + b"\n"
 
 
 def json_of(size: int, text: str = '{"columns": {"a": [1, 2], "y": ["p", "q"]}}') -> bytes:
-    """Write JSON of so many bytes."""
+    """Return JSON of this size in bytes."""
     return text.encode().ljust(size)
 
 
@@ -74,7 +74,7 @@ def test_sizes_are_limited_to_the_byte(limited: httpx.Client, cut: Callable[[byt
             (200, 201),
         ),
         ("/api/v1/models/m/train?dry_run=true", JSON, lambda size: json_of(size, spec), 4000, (200,)),
-        # there is no model: a body that is read is 404
+        # the model does not exist: a body within the limit is answered 404
         ("/api/v1/models/m/predict", JSON, lambda size: json_of(size, '{"x": [[1]]}'), 1000, (404,)),
         ("/api/v1/models/m/predict", CSV, csv_of, 1000, (404,)),
     ]
@@ -88,7 +88,7 @@ def test_sizes_are_limited_to_the_byte(limited: httpx.Client, cut: Callable[[byt
 
 
 def tables(rows: int, columns: int) -> list[tuple[dict[str, str], bytes]]:
-    """Write a table of this shape in every form."""
+    """Return a table of this shape in every format."""
     cells = {f"c{i}": [i] * rows for i in range(columns)}
     records = [dict.fromkeys(cells, 1)] * rows
     frame, x = pl.DataFrame(cells), np.zeros((rows, columns - 1))
@@ -132,7 +132,7 @@ def test_classes_are_limited_to_the_last_one(limited: httpx.Client, classes: int
     assert status == answer.status_code, answer.text
 
 
-def test_the_limit_of_uploads_is_one_of_json_too(start: Start) -> None:
+def test_the_limit_of_uploads_holds_for_json_too(start: Start) -> None:
     service = start(workers="0", max_upload_bytes="300")
     spec = '{"data": {"columns": {"a": [1, 2, 3, 4], "y": ["p", "q", "p", "q"]}}}'
 

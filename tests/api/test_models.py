@@ -1,4 +1,4 @@
-"""Routes of models: versions in full, aliases that move, exports, and deletes that need force where they hurt."""
+"""Routes of models: versions in full, aliases that move, exports, and deletes that need force."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ DATA = {"columns": {"a": [0, 1] * 5, "b": ["u", "v"] * 5, "y": ["p", "q"] * 5}}
 
 
 def test_a_model_lists_its_versions_newest_first(http: httpx.Client, labelled: Job) -> None:
-    found = http.get("/api/v1/models/labelled").json()
+    model = http.get("/api/v1/models/labelled").json()
 
-    assert MODEL_FIELDS == set(found)
+    assert MODEL_FIELDS == set(model)
     assert ("labelled", 2, 3, {"default": 2}) == tuple(
-        found[name] for name in ("name", "default_version", "latest_version", "aliases")
+        model[name] for name in ("name", "default_version", "latest_version", "aliases")
     )
-    assert [3, 2, 1] == [each["version"] for each in found["versions"]]
-    assert {"version", "job", "metrics", "parameters", "created_at"} == set(found["versions"][0])
-    assert labelled.id == found["versions"][0]["job"]
-    assert found in http.get("/api/v1/models", params={"limit": 500}).json()["items"]
+    assert [3, 2, 1] == [version["version"] for version in model["versions"]]
+    assert {"version", "job", "metrics", "parameters", "created_at"} == set(model["versions"][0])
+    assert labelled.id == model["versions"][0]["job"]
+    assert model in http.get("/api/v1/models", params={"limit": 500}).json()["items"]
 
 
 def test_a_version_is_described_in_full_and_never_changes(http: httpx.Client, labelled: Job) -> None:
     path = "/api/v1/models/labelled/versions/3"
-    found = http.get(path).json()
+    version = http.get(path).json()
 
-    assert VERSION_FIELDS == set(found)
-    assert ("labelled", 3, labelled.id, "ready") == tuple(found[n] for n in ("model", "version", "job", "status"))
-    assert {"id", "sha256", "rows"} == set(found["dataset"])
-    assert [("x0", "numeric"), ("x1", "numeric")] == [(each["name"], each["kind"]) for each in found["inputs"]]
-    assert ([3, 7], {"labels": "3"}, 20) == (found["classes"], found["tags"], len(found["history"]))
-    assert {"train", "validation"} == set(found["metrics"])
-    assert found["parameters"] > 0
+    assert VERSION_FIELDS == set(version)
+    assert ("labelled", 3, labelled.id, "ready") == tuple(version[n] for n in ("model", "version", "job", "status"))
+    assert {"id", "sha256", "rows"} == set(version["dataset"])
+    assert [("x0", "numeric"), ("x1", "numeric")] == [(column["name"], column["kind"]) for column in version["inputs"]]
+    assert ([3, 7], {"labels": "3"}, 20) == (version["classes"], version["tags"], len(version["history"]))
+    assert {"train", "validation"} == set(version["metrics"])
+    assert version["parameters"] > 0
     http.post("/api/v1/models/labelled@3/predict", json={"x": [[1, 2]]}).raise_for_status()
-    assert found == http.get(path).json()
+    assert version == http.get(path).json()
 
 
 @pytest.mark.parametrize("n", ["0", "-1", "1.5", "x", "4294967296", "1e1"])
@@ -57,16 +57,16 @@ def test_a_number_that_is_no_version_is_422(http: httpx.Client, labelled: Job, n
 @pytest.mark.parametrize(
     "path", ["nobody", "nobody/versions/1", "labelled/versions/9", "labelled/versions/9/export?format=keras"]
 )
-def test_what_is_not_there_is_404(http: httpx.Client, labelled: Job, path: str) -> None:
+def test_an_unknown_model_or_version_is_404(http: httpx.Client, labelled: Job, path: str) -> None:
     check_problem(http.get(f"/api/v1/models/{path}"), 404, "not_found")
 
 
-def test_an_alias_points_moves_and_goes(http: httpx.Client, labelled: Job) -> None:
+def test_an_alias_points_moves_and_is_deleted(http: httpx.Client, labelled: Job) -> None:
     path = "/api/v1/models/labelled/aliases/champion"
 
     def answered() -> int:
-        found = http.post("/api/v1/models/labelled@champion/predict", json={"x": [[1, 2]]})
-        return int(found.raise_for_status().json()["version"])
+        answer = http.post("/api/v1/models/labelled@champion/predict", json={"x": [[1, 2]]})
+        return int(answer.raise_for_status().json()["version"])
 
     pointed = http.put(path, json={"version": 1}).raise_for_status().json()
     assert {"champion": 1, "default": 2} == pointed["aliases"]
@@ -151,7 +151,7 @@ def test_an_export_in_no_known_format_is_422(http: httpx.Client, labelled: Job, 
 
 
 def test_a_model_that_a_job_trains_stays(limited: httpx.Client) -> None:
-    # without a version there is no model yet: the job alone is known
+    # a model exists from its first version on; here there is only a job
     job = limited.post("/api/v1/models/busy/train", json={"data": DATA}).raise_for_status().json()
 
     check_problem(limited.delete("/api/v1/models/busy"), 404, "not_found")

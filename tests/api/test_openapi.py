@@ -21,13 +21,13 @@ Operation = tuple[str, str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def document(http: httpx.Client) -> dict[str, Any]:
-    found: dict[str, Any] = http.get("/openapi.json").raise_for_status().json()
-    return found
+    document: dict[str, Any] = http.get("/openapi.json").raise_for_status().json()
+    return document
 
 
 @pytest.fixture(scope="module")
 def operations(document: dict[str, Any]) -> list[Operation]:
-    return [(method, path, each) for path, item in document["paths"].items() for method, each in item.items()]
+    return [(method, path, operation) for path, item in document["paths"].items() for method, operation in item.items()]
 
 
 def test_it_is_a_valid_document_of_openapi_3_1(document: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def test_every_operation_is_described(operations: list[Operation]) -> None:
     assert len({operation["operationId"] for _, _, operation in operations}) == len(operations)
 
 
-def test_every_operation_names_its_errors_in_the_shape_of_its_protocol(operations: list[Operation]) -> None:
+def test_every_operation_has_its_errors_in_its_protocols_shape(operations: list[Operation]) -> None:
     for method, path, operation in operations:
         answers, wrong, shape = operation["responses"], "422", "application/problem+json"
         if is_of_other_protocol(path):
@@ -86,7 +86,7 @@ def test_keys_are_asked_for_by_every_operation_but_the_public_ones(
 
 @pytest.fixture(scope="module")
 def places(http: httpx.Client, client: Client, operations: list[Operation]) -> dict[str, str]:
-    """What the places in paths stand for, made by the document's own examples."""
+    """Values for the places in paths, of things that the document's own examples make."""
     body = examples(operations, "post", "/api/v1/models/{name}/train")["automatic"]
     job = client.wait(client.train(MODEL, **body, fit={"epochs": 2}))
     client.alias(MODEL, "best", 1)
@@ -103,19 +103,19 @@ def places(http: httpx.Client, client: Client, operations: list[Operation]) -> d
 
 
 def noun_of(path: str) -> str:
-    """Give what the ids in a path begin with."""
+    """Return the beginning of the ids in a path."""
     return next((noun for part, noun in (("/datasets/", "ds"), ("/keys/", "key")) if part in path), "job")
 
 
 def examples(operations: list[Operation], method: str, path: str, media_type: str = "application/json") -> Any:
-    """Give the body examples of an operation by their names."""
-    (operation,) = [each for m, p, each in operations if (m, p) == (method, path)]
+    """Return the body examples of an operation by their names."""
+    (operation,) = [documented for m, p, documented in operations if (m, p) == (method, path)]
     content = operation["requestBody"]["content"][media_type]
-    return {name: each["value"] for name, each in content.get("examples", {}).items()}
+    return {name: example["value"] for name, example in content.get("examples", {}).items()}
 
 
 def bodies(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Give every example of an operation's body with its media type; None for an operation without a body."""
+    """Yield the examples of an operation's body with their media types; None for an operation without a body."""
     if "requestBody" not in operation:
         yield "", None
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
@@ -148,10 +148,12 @@ def test_every_example_is_answered_as_documented(
     places: dict[str, str],
 ) -> None:
     statuses: dict[str, set[int]] = {}
-    # what deletes comes last, and the model after its parts
-    for method, path, operation in sorted(operations, key=lambda each: (each[0] == "delete", -len(each[1]))):
+    # deletes come last, and the model after its parts
+    for method, path, operation in sorted(
+        operations, key=lambda operation: (operation[0] == "delete", -len(operation[1]))
+    ):
         if method == "delete":
-            # the examples' own jobs still need what goes now
+            # jobs of the examples may still need the thing that is deleted
             for job in [job for job in client.jobs(model=MODEL) if not job.is_terminal]:
                 client.cancel(job)
         noun = noun_of(path)
@@ -166,10 +168,10 @@ def test_every_example_is_answered_as_documented(
             answer = http.request(method, at, params=params, **sent)  # type: ignore[arg-type]
             check_answer(document, operation, answer)
             statuses.setdefault(f"{method} {path}", set()).add(answer.status_code)
-    # a job that has ended well can be neither cancelled nor resumed, and one version has none before it
-    refused = {name: found for name, found in statuses.items() if max(found) >= 400}
+    # a job that succeeded can be neither cancelled nor resumed, and a model of one version has no previous one
+    refused = {name: codes for name, codes in statuses.items() if max(codes) >= 400}
     expected = ["jobs/{id}/cancel", "jobs/{id}/resume", "models/{name}/aliases/{alias}/rollback"]
-    # and no model is a regression
+    # every model is a classifier
     regress = [f"post /v1/models/{{name}}{place}:regress" for place in ("", "/versions/{n}", "/labels/{alias}")]
     assert {f"post /api/v1/{path}": {409} for path in expected} | {path: {400} for path in regress} == refused
     assert {202} == statuses["post /api/v1/models/{name}/train"]
@@ -195,12 +197,12 @@ def test_every_error_is_answered_as_documented(
 
 
 @pytest.mark.parametrize("name", ["DatasetOut", "JobOut", "ModelOut", "PredictionOut"])
-def test_what_the_main_routes_answer_is_shown_by_an_example_that_fits(document: dict[str, Any], name: str) -> None:
+def test_the_main_answers_have_an_example_that_fits(document: dict[str, Any], name: str) -> None:
     schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
 
-    shown = document["components"]["schemas"][name]["examples"]
+    examples = document["components"]["schemas"][name]["examples"]
 
-    assert shown
-    for each in shown:
-        jsonschema.Draft202012Validator(schema).validate(each)
-        assert each.keys() <= document["components"]["schemas"][name]["properties"].keys()
+    assert examples
+    for example in examples:
+        jsonschema.Draft202012Validator(schema).validate(example)
+        assert example.keys() <= document["components"]["schemas"][name]["properties"].keys()

@@ -1,4 +1,4 @@
-"""Routes of operations: alive, ready, metrics and the system's own description."""
+"""Routes for operators: alive, ready, metrics and the description of the system."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_alive_and_ready(http: httpx.Client) -> None:
     assert {"database": "ok", "workers": "ok"} == http.get("/readyz?verbose=true").json()["checks"]
 
 
-def test_verbose_says_that_no_worker_is_there_and_stays_ready(limited: httpx.Client) -> None:
+def test_verbose_shows_that_there_is_no_worker_and_stays_ready(limited: httpx.Client) -> None:
     answer = limited.get("/readyz?verbose=true")
 
     assert (200, "none") == (answer.status_code, answer.json()["checks"]["workers"])
@@ -32,15 +32,15 @@ def test_verbose_says_that_no_worker_is_there_and_stays_ready(limited: httpx.Cli
 def test_the_system_describes_itself(http: httpx.Client, penguins: Job) -> None:
     http.post("/api/v1/models/penguins/predict", json={"records": [{}]}).raise_for_status()
 
-    found = http.get("/api/v1/system").json()
+    system = http.get("/api/v1/system").json()
 
-    assert SYSTEM == set(found)
-    assert __version__ == found["version"]
-    assert "cpu" == found["devices"][0]["id"]
-    assert {"queued", "running"} == set(found["queue"])
-    assert ["alive"] == [worker["state"] for worker in found["workers"]]
+    assert SYSTEM == set(system)
+    assert __version__ == system["version"]
+    assert "cpu" == system["devices"][0]["id"]
+    assert {"queued", "running"} == set(system["queue"])
+    assert ["alive"] == [worker["state"] for worker in system["workers"]]
     expected = {"model": "penguins", "version": penguins.version, "device": "cpu", "library": "onnxruntime"}
-    assert expected in found["loaded"]
+    assert expected in system["loaded"]
 
 
 def test_the_limits_shown_are_those_in_force(limited: httpx.Client) -> None:
@@ -50,19 +50,19 @@ def test_the_limits_shown_are_those_in_force(limited: httpx.Client) -> None:
     assert expected == {name: shown[name] for name in expected}
 
 
-def test_metrics_are_in_the_text_format_and_count(http: httpx.Client, penguins: Job) -> None:
+def test_metrics_are_in_prometheus_text_format_and_count_jobs(http: httpx.Client, penguins: Job) -> None:
     answer = http.get("/metrics")
 
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    found = dict(re.findall(r'^fitserve_jobs\{.*status="(\w+)".*\} (\S+)$', answer.text, re.MULTILINE))
-    assert {"queued", "running", "succeeded", "failed", "cancelled"} == set(found)
-    assert float(found["succeeded"]) >= 1
+    counts = dict(re.findall(r'^fitserve_jobs\{.*status="(\w+)".*\} (\S+)$', answer.text, re.MULTILINE))
+    assert {"queued", "running", "succeeded", "failed", "cancelled"} == set(counts)
+    assert float(counts["succeeded"]) >= 1
     assert re.search(r"^fitserve_event_streams\S* 0\.0$", answer.text, re.MULTILINE)
     assert re.search(r"^fitserve_insecure_no_auth\S* 0\.0$", answer.text, re.MULTILINE)
     assert "http_server" in answer.text
 
 
-def test_a_service_that_was_told_to_need_no_key_says_so(limited: httpx.Client) -> None:
+def test_a_service_without_keys_by_its_settings_warns(limited: httpx.Client) -> None:
     assert "insecure_no_auth" in limited.get("/readyz").json()["warning"]
     assert re.search(r"^fitserve_insecure_no_auth\S* 1\.0$", limited.get("/metrics").text, re.MULTILINE)
 
@@ -73,12 +73,12 @@ def test_a_service_that_stops_is_alive_and_not_ready(start: Start) -> None:
     upload = head(service.url, "POST", "/api/v1/datasets", "Content-Type: text/csv", f"Content-Length: {len(body)}")
     with connect(service.url) as waiting, connect(service.url) as asking:
         waiting.sendall(upload + body[:4])
-        # a connection that has been answered stays open while the service drains
+        # a connection with an answered request stays open during shutdown
         asking.sendall(head(service.url, "GET", "/livez"))
         assert 200 == read_answer(asking).status_code
         service.process.send_signal(signal.SIGTERM)
 
-        # what was under way still ends well
+        # the upload that was under way is still answered
         waiting.sendall(body[4:])
         assert 201 == read_answer(waiting).status_code
     assert 0 == service.process.wait(25)

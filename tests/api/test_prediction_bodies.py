@@ -1,4 +1,4 @@
-"""One codec for all: a row gives the same bits, label and warnings in every form in and out; bad bodies give facts."""
+"""The formats of a prediction: a row has the same bits, label and warnings in all of them; bad bodies are refused."""
 
 from __future__ import annotations
 
@@ -70,10 +70,9 @@ def numeric(client: Client) -> str:
 
 
 def _train(client: Client, name: str, columns: dict[str, list[Any]], target: str) -> str:
-    given = client.upload({"columns": columns})
     fit = {"epochs": 3, "batch_size": 8}
-    kept: dict[str, Any] = {"dataset": given, "target": target, "validation": None, "fit": fit}
-    return client.wait(client.train(name, **kept)).ref
+    spec: dict[str, Any] = {"target": target, "validation": None, "fit": fit}
+    return client.wait(client.train(name, dataset=client.upload({"columns": columns}), **spec)).ref
 
 
 def ask(
@@ -84,10 +83,10 @@ def ask(
 
 
 def of_json(answer: httpx.Response, classes: list[Any]) -> Answer:
-    found = answer.json()
-    assert classes == found["classes"]
-    rows = [[np.nan] * len(classes) if row is None else row for row in found["probabilities"]]
-    return found["predictions"], np.array(rows, np.float32).tobytes(), found["warnings_total"]
+    body = answer.json()
+    assert classes == body["classes"]
+    rows = [[np.nan] * len(classes) if row is None else row for row in body["probabilities"]]
+    return body["predictions"], np.array(rows, np.float32).tobytes(), body["warnings_total"]
 
 
 def of_csv(answer: httpx.Response, classes: list[Any]) -> Answer:
@@ -104,12 +103,12 @@ def inert(label: Any) -> str:
 
 def of_npz(answer: httpx.Response, classes: list[Any]) -> Answer:
     with np.load(io.BytesIO(answer.content), allow_pickle=False) as file:
-        found = dict(file)
-    assert {"predictions", "classes", "valid", "probabilities"} == set(found)
-    assert classes == found["classes"].tolist()
-    labels = [label if ok else None for label, ok in zip(found["predictions"].tolist(), found["valid"], strict=True)]
-    assert np.float32 == found["probabilities"].dtype
-    return labels, found["probabilities"].tobytes(), total(answer)
+        arrays = dict(file)
+    assert {"predictions", "classes", "valid", "probabilities"} == set(arrays)
+    assert classes == arrays["classes"].tolist()
+    labels = [label if ok else None for label, ok in zip(arrays["predictions"].tolist(), arrays["valid"], strict=True)]
+    assert np.float32 == arrays["probabilities"].dtype
+    return labels, arrays["probabilities"].tobytes(), total(answer)
 
 
 def of_arrow(answer: httpx.Response, classes: list[Any]) -> Answer:
@@ -133,24 +132,24 @@ OUT: dict[str, Callable[[httpx.Response, list[Any]], Answer]] = {
 
 
 def check_every_form(http: httpx.Client, ref: str, columns: dict[str, list[Any]], forms: dict[str, Any]) -> None:
-    """Assert that rows are answered the same in all of these forms, and in every form out, the bad ones by null."""
-    asked = ask(http, ref, EVERY["columns"][1](columns), "application/json", on_error="null")
-    expected = asked.raise_for_status().json()
+    """Assert that rows in these formats have the same answer, also in each format of an answer; bad rows are null."""
+    in_json = ask(http, ref, EVERY["columns"][1](columns), "application/json", on_error="null")
+    expected = in_json.raise_for_status().json()
 
     for name, (content_type, write) in forms.items():
-        found = ask(http, ref, write(columns), content_type, on_error="null")
-        assert asked.content == found.content, name
-        assert ref == found.headers["x-model"]
+        answer = ask(http, ref, write(columns), content_type, on_error="null")
+        assert in_json.content == answer.content, name
+        assert ref == answer.headers["x-model"]
     for accept, read in OUT.items():
         answer = ask(http, ref, EVERY["comma"][1](columns), "text/csv", accept, on_error="null").raise_for_status()
         assert accept == answer.headers["content-type"].partition(";")[0]
         assert ref == answer.headers["x-model"]
-        assert of_json(asked, expected["classes"]) == read(answer, expected["classes"]), accept
+        assert of_json(in_json, expected["classes"]) == read(answer, expected["classes"]), accept
 
 
 @settings(max_examples=12, deadline=None)
 @given(columns=columns_of(number=numbers, truth=truths, wörd=words))
-def test_mixed_rows_are_answered_the_same_in_every_form(
+def test_mixed_rows_are_answered_the_same_in_every_format(
     http: httpx.Client, mixed: str, columns: dict[str, list[Any]]
 ) -> None:
     check_every_form(http, mixed, columns, EVERY)
@@ -161,20 +160,22 @@ single = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 @settings(max_examples=12, deadline=None)
 @given(columns=columns_of(x0={"float": single, "int": st.integers(-(2**24), 2**24)}, x1={"float": single}))
-def test_numbers_are_answered_the_same_in_every_form(
+def test_numbers_are_answered_the_same_in_every_format(
     http: httpx.Client, numeric: str, columns: dict[str, list[Any]]
 ) -> None:
     check_every_form(http, numeric, columns, {**EVERY, **ARRAYS, **FLOAT32})
 
 
-def test_a_column_that_the_model_does_not_know_is_named_the_same_in_every_form(http: httpx.Client, mixed: str) -> None:
+def test_an_unknown_column_is_named_the_same_in_every_format(http: httpx.Client, mixed: str) -> None:
     columns = {**MIXED_ROWS, "é'; --": [1, 2, 3], "label": ["@", "?", "nobody"]}
 
     answers = [ask(http, mixed, write(columns), form).json() for form, write in {**NAMED, **TYPED}.values()]
 
-    # the target is no unknown column
+    # the target does not count as an unknown column
     assert [answers[0]] * len(answers) == answers
-    assert ["é'; --"] == [each["column"] for each in answers[0]["warnings"] if each["code"] == "unknown_column"]
+    assert ["é'; --"] == [
+        warning["column"] for warning in answers[0]["warnings"] if warning["code"] == "unknown_column"
+    ]
     assert answers[0]["warnings_total"] == len(answers[0]["warnings"]) == 6
 
 
@@ -199,7 +200,7 @@ def test_a_column_that_the_model_does_not_know_is_named_the_same_in_every_form(h
         ("application/vnd.apache.parquet", None),
     ],
 )
-def test_an_answer_has_the_form_that_is_wanted_most(
+def test_an_answer_has_the_format_that_accept_prefers(
     http: httpx.Client, mixed: str, accept: str, expected: str | None
 ) -> None:
     answer = ask(http, mixed, EVERY["records"][1](MIXED_ROWS), "application/json", accept)
@@ -212,7 +213,7 @@ def test_an_answer_has_the_form_that_is_wanted_most(
 
 
 @pytest.mark.parametrize("k", [1, 2, 99])
-def test_top_k_gives_the_same_classes_in_every_form(http: httpx.Client, mixed: str, k: int) -> None:
+def test_top_k_gives_the_same_classes_in_every_format(http: httpx.Client, mixed: str, k: int) -> None:
     body = EVERY["columns"][1](MIXED_ROWS | {"number": [1, "bad", 3]})
     answers = {form: ask(http, mixed, body, "application/json", form, top_k=k, on_error="null") for form in OUT}
 
@@ -228,7 +229,7 @@ def test_top_k_gives_the_same_classes_in_every_form(http: httpx.Client, mixed: s
     assert [True, False, True] == arrays["valid"].tolist()
     assert np.isnan(arrays["probabilities"][1]).all()
     for i in (0, 2):
-        pairs = [(each["class"], np.float32(each["probability"])) for each in top[i]]
+        pairs = [(entry["class"], np.float32(entry["probability"])) for entry in top[i]]
         assert min(k, 4) == len(pairs)
         flat = [top[i][0]["class"], *(value for pair in pairs for value in pair)]
         assert flat == list(frame.row(i))
@@ -246,7 +247,7 @@ def test_top_k_gives_the_same_classes_in_every_form(http: httpx.Client, mixed: s
         ("codec-numbers", [-2.5, 0.5, 1.5], ["-2.5", "0.5", "1.5"], "f"),
     ],
 )
-def test_labels_keep_their_type_in_every_form(
+def test_labels_keep_their_type_in_every_format(
     http: httpx.Client, labelled: Job, numeric: str, ref: str, expected: list[Any], spelled: list[str], kind: str
 ) -> None:
     rows = [[x, y] for x in (0.0, 3.0, 5.75) for y in (-11.0, 0.5, 11.0)]
@@ -262,33 +263,31 @@ def test_labels_keep_their_type_in_every_form(
     assert {type(label) for label in labels} == {type(expected[0])}
     assert json.dumps(labels) == json.dumps(frame["prediction"].to_list())
     assert [f"probability_{label}" for label in spelled] == header[1:] == frame.columns[1:]
-    # a number stays one, be it negative: a text would be 'quoted
+    # a negative number has no quote before it, as a text with a minus would
     assert [spelled[expected.index(label)] for label in labels] == [line[0] for line in lines]
 
 
 @pytest.mark.parametrize("form", EVERY)
-def test_a_bad_row_is_named_or_on_wish_null_and_the_others_are_as_they_were(
-    http: httpx.Client, mixed: str, form: str
-) -> None:
+def test_a_bad_row_is_refused_or_null_and_other_rows_are_unchanged(http: httpx.Client, mixed: str, form: str) -> None:
     content_type, write = EVERY[form]
     good = MIXED_ROWS | {"number": ["1.5", "2", "1e9"]}
     bad = good | {"number": ["1.5", "secret", "1e9"]}
 
     refused = check_problem(ask(http, mixed, write(bad), content_type), 422, "invalid")
     expected = ask(http, mixed, write(good), content_type).json()
-    found = ask(http, mixed, write(bad), content_type, on_error="null").json()
+    with_null = ask(http, mixed, write(bad), content_type, on_error="null").json()
 
     assert "got a text in row 1" in refused["detail"]
     assert "secret" not in json.dumps(refused)
     assert [1, "number"] == refused["errors"][0]["loc"]
-    assert [found["predictions"][1], found["probabilities"][1]] == [None, None]
+    assert [with_null["predictions"][1], with_null["probabilities"][1]] == [None, None]
     for i in (0, 2):
-        assert expected["predictions"][i] == found["predictions"][i]
-        assert expected["probabilities"][i] == found["probabilities"][i]
-    others = [each for each in expected["warnings"] if each["row"] != 1]
+        assert expected["predictions"][i] == with_null["predictions"][i]
+        assert expected["probabilities"][i] == with_null["probabilities"][i]
+    others = [warning for warning in expected["warnings"] if warning["row"] != 1]
     assert (
-        sorted([*others, {"row": 1, "column": "number", "code": "invalid"}], key=lambda each: each["row"])
-        == found["warnings"]
+        sorted([*others, {"row": 1, "column": "number", "code": "invalid"}], key=lambda warning: warning["row"])
+        == with_null["warnings"]
     )
 
 
@@ -296,21 +295,21 @@ def test_all_rows_may_be_bad_and_more_than_a_hundred(http: httpx.Client, numeric
     body = json.dumps({"columns": {"x0": ["bad"] * 150, "x1": [True] * 150}}).encode()
     answers = {form: ask(http, numeric, body, "application/json", form, on_error="null") for form in OUT}
 
-    found = answers["application/json"].json()
-    assert (100, 300) == (len(found["warnings"]), found["warnings_total"])
-    assert [i // 2 for i in range(100)] == [each["row"] for each in found["warnings"]]
-    assert [None] * 150 == found["predictions"] == found["probabilities"]
+    in_json = answers["application/json"].json()
+    assert (100, 300) == (len(in_json["warnings"]), in_json["warnings_total"])
+    assert [i // 2 for i in range(100)] == [warning["row"] for warning in in_json["warnings"]]
+    assert [None] * 150 == in_json["predictions"] == in_json["probabilities"]
     for form, read in OUT.items():
-        labels, probabilities, count = read(answers[form], found["classes"])
+        labels, probabilities, count = read(answers[form], in_json["classes"])
         assert ([None] * 150, 300) == (labels, count)
         assert np.isnan(np.frombuffer(probabilities, np.float32)).all()
     refused = check_problem(ask(http, numeric, body, "application/json"), 422, "invalid")
-    assert [[i // 2, f"x{i % 2}"] for i in range(len(refused["errors"]))] == [e["loc"] for e in refused["errors"]]
+    assert [[i // 2, f"x{i % 2}"] for i in range(len(refused["errors"]))] == [
+        fault["loc"] for fault in refused["errors"]
+    ]
 
 
-def test_categories_in_arrays_are_the_numbers_that_they_spell_but_none_in_float32(
-    http: httpx.Client, mixed: str
-) -> None:
+def test_categories_in_arrays_are_numbers_and_float32_has_none(http: httpx.Client, mixed: str) -> None:
     columns: dict[str, list[Any]] = {"number": [1.0, None], "truth": [1.0, 0.0], "wörd": [2.5, None]}
     expected = ask(http, mixed, EVERY["x"][1](columns), "application/json").json()
 
@@ -321,7 +320,7 @@ def test_categories_in_arrays_are_the_numbers_that_they_spell_but_none_in_float3
 
 
 def bad_bodies() -> Iterator[tuple[str, str, bytes, int]]:
-    """Give bodies that no form allows: what it is, Content-Type, bytes, and the status."""
+    """Yield bodies that no format allows: a name, the Content-Type, the bytes, and the status."""
     for name, body in LIES.items():
         yield f"NPY: {name}", NPY, body, 400
     yield "NPZ: objects", NPZ, npz(x=np.array([[1, "x"]], object)), 400
@@ -353,8 +352,8 @@ def bad_bodies() -> Iterator[tuple[str, str, bytes, int]]:
 BAD = list(bad_bodies())
 
 
-@pytest.mark.parametrize(("content_type", "body", "status"), [each[1:] for each in BAD], ids=[each[0] for each in BAD])
-def test_bad_input_is_a_fact(http: httpx.Client, numeric: str, content_type: str, body: bytes, status: int) -> None:
+@pytest.mark.parametrize(("content_type", "body", "status"), [body[1:] for body in BAD], ids=[body[0] for body in BAD])
+def test_bad_input_is_refused(http: httpx.Client, numeric: str, content_type: str, body: bytes, status: int) -> None:
     check_problem(ask(http, numeric, body, content_type, on_error="null" if status in (400, 413) else "fail"), status)
 
 
@@ -384,7 +383,7 @@ def in_data(body: bytes) -> bytes:
     return b'{"data": ' + body + b"}"
 
 
-def test_an_evaluation_gives_the_same_figures_in_every_form(http: httpx.Client, mixed: str, numeric: str) -> None:
+def test_an_evaluation_gives_the_same_figures_in_every_format(http: httpx.Client, mixed: str, numeric: str) -> None:
     x, y = array({name: NUMBERS[name] for name in ("x0", "x1")}), np.array(NUMBERS["y"])
 
     for ref, columns in ((mixed, MIXED | {"number": [*MIXED["number"][:-1], -1.0]}), (numeric, NUMBERS)):
@@ -409,8 +408,8 @@ def test_slices_have_the_figures_of_their_rows(http: httpx.Client, mixed: str, b
 
     def scored(chosen: list[dict[str, Any]], **params: str) -> dict[str, Any]:
         body = json.dumps({"data": {"records": chosen}}).encode()
-        found: dict[str, Any] = evaluate(http, mixed, body, "application/json", **params).raise_for_status().json()
-        return found
+        scores: dict[str, Any] = evaluate(http, mixed, body, "application/json", **params).raise_for_status().json()
+        return scores
 
     whole = scored(rows, by=by)
     slices = whole.pop("slices")
@@ -418,13 +417,13 @@ def test_slices_have_the_figures_of_their_rows(http: httpx.Client, mixed: str, b
     assert whole == scored(rows)
     labelled_rows = [row for row in rows if row["label"] is not None]
     present = {json.dumps(row[by]): row[by] for row in labelled_rows}
-    assert present == {json.dumps(each["value"]): each["value"] for each in slices}
-    for each in slices:
-        alone = scored([row for row in labelled_rows if row[by] == each["value"]])
-        # a network's bits may differ with the number of rows that it is given at once
+    assert present == {json.dumps(figures["value"]): figures["value"] for figures in slices}
+    for figures in slices:
+        alone = scored([row for row in labelled_rows if row[by] == figures["value"]])
+        # the bits of a network may depend on the number of rows that are computed at once
         close = {name: pytest.approx(v, rel=1e-5) if type(v) is float else v for name, v in alone.items()}
-        assert {name: close[name] for name in each if name != "value"} == {
-            n: v for n, v in each.items() if n != "value"
+        assert {name: close[name] for name in figures if name != "value"} == {
+            name: value for name, value in figures.items() if name != "value"
         }
 
 
@@ -436,7 +435,7 @@ def test_several_accept_headers_are_one_list(http: httpx.Client, mixed: str) -> 
     assert (200, NPZ) == (answer.status_code, answer.headers["content-type"])
 
 
-def test_slices_by_no_column_or_by_more_than_a_hundred_values_are_refused(http: httpx.Client, numeric: str) -> None:
+def test_slices_by_an_unknown_column_or_over_100_values_are_refused(http: httpx.Client, numeric: str) -> None:
     def sliced(rows: int, by: str) -> httpx.Response:
         lines = "".join(f"{i},{i % 3},{i % 2 + 0.5}\n" for i in range(rows))
         return evaluate(http, numeric, f"x0,x1,y\n{lines}".encode(), CSV["Content-Type"], by=by)
@@ -447,7 +446,7 @@ def test_slices_by_no_column_or_by_more_than_a_hundred_values_are_refused(http: 
         assert ["by"] == check_problem(sliced(3, unknown), 422, "invalid")["errors"][0]["loc"]
 
 
-def test_an_unknown_way_with_errors_is_refused(http: httpx.Client, numeric: str) -> None:
+def test_an_unknown_value_of_on_error_is_refused(http: httpx.Client, numeric: str) -> None:
     body = EVERY["records"][1](NUMBER_ROWS)
 
     for on_error in ("", "NULL", "skip"):

@@ -1,4 +1,4 @@
-"""Routes of predict and evaluate: one answer whatever the form, labels with their type, warnings counted."""
+"""Routes of predict and evaluate: the same answer for every format, labels with their type, all warnings counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EVALUATION = {
 
 
 def predict(http: httpx.Client, ref: str, body: Any, headers: dict[str, str] = JSON, **params: str) -> httpx.Response:
-    """Ask for predictions."""
+    """Predict rows."""
     content = body if isinstance(body, str | bytes) else json.dumps(body)
     return http.post(f"/api/v1/models/{ref}/predict", content=content, headers=headers, params=params)
 
@@ -45,19 +45,19 @@ def as_csv(names: list[str], delimiter: str = ",") -> str:
 def test_the_answer_has_every_field(http: httpx.Client, penguins: Job) -> None:
     answer = predict(http, "penguins", {"records": RECORDS})
 
-    found = answer.json()
+    body = answer.json()
     assert "application/json" == answer.headers["content-type"]
-    assert {"model", "version", "classes", "predictions", "probabilities", "warnings", "warnings_total"} == set(found)
-    assert ("penguins", penguins.version) == (found["model"], found["version"])
-    assert ["Adelie", "Chinstrap", "Gentoo"] == found["classes"]
-    assert "Gentoo" == found["predictions"][0]
-    assert [found["classes"][int(np.argmax(row))] for row in found["probabilities"]] == found["predictions"]
-    assert np.allclose(1, np.sum(found["probabilities"], axis=1), atol=1e-6)
+    assert {"model", "version", "classes", "predictions", "probabilities", "warnings", "warnings_total"} == set(body)
+    assert ("penguins", penguins.version) == (body["model"], body["version"])
+    assert ["Adelie", "Chinstrap", "Gentoo"] == body["classes"]
+    assert "Gentoo" == body["predictions"][0]
+    assert [body["classes"][int(np.argmax(row))] for row in body["probabilities"]] == body["predictions"]
+    assert np.allclose(1, np.sum(body["probabilities"], axis=1), atol=1e-6)
 
 
 def test_every_form_gives_the_same_bits(http: httpx.Client, penguins: Job) -> None:
     version = http.get(f"/api/v1/models/penguins/versions/{penguins.version}").json()
-    names = [each["name"] for each in version["inputs"]]
+    names = [column["name"] for column in version["inputs"]]
     columns = {name: [record.get(name) for record in RECORDS] for name in names}
     rows = [[record.get(name) for name in names] for record in RECORDS]
     expected = predict(http, "penguins", {"records": RECORDS}).json()
@@ -76,9 +76,9 @@ def test_every_form_gives_the_same_bits(http: httpx.Client, penguins: Job) -> No
 
 
 def test_odd_cells_are_named_in_warnings_by_row_and_column(http: httpx.Client, penguins: Job) -> None:
-    found = predict(http, "penguins", {"records": [*RECORDS, {"colour": "red"}]}).json()
+    body = predict(http, "penguins", {"records": [*RECORDS, {"colour": "red"}]}).json()
 
-    warnings = {(each["row"], each["column"], each["code"]) for each in found["warnings"]}
+    warnings = {(warning["row"], warning["column"], warning["code"]) for warning in body["warnings"]}
     assert {
         (0, "bill_depth_mm", "imputed"),
         (1, "body_mass_g", "imputed"),
@@ -86,38 +86,38 @@ def test_odd_cells_are_named_in_warnings_by_row_and_column(http: httpx.Client, p
         (2, "bill_length_mm", "out_of_range"),
     } <= warnings
     assert [column for _, column, code in warnings if code == "unknown_column"] == ["colour"]
-    assert found["warnings_total"] == len(found["warnings"])
+    assert body["warnings_total"] == len(body["warnings"])
 
 
 def test_at_most_a_hundred_warnings_are_listed_and_all_are_counted(http: httpx.Client, penguins: Job) -> None:
-    found = predict(http, "penguins", {"records": [{"island": "Atlantis", "sex": "male"}] * 300}).json()
+    body = predict(http, "penguins", {"records": [{"island": "Atlantis", "sex": "male"}] * 300}).json()
 
-    assert 100 == len(found["warnings"])
-    # an unseen category and four imputed numbers in each row, and what else the model reads
-    assert found["warnings_total"] >= 5 * 300
-    assert found["warnings_total"] % 300 == 0
+    assert 100 == len(body["warnings"])
+    # at least an unseen category and four imputed numbers in each row
+    assert body["warnings_total"] >= 5 * 300
+    assert body["warnings_total"] % 300 == 0
 
 
 def test_many_names_that_the_model_does_not_know_are_cheap(http: httpx.Client, penguins: Job) -> None:
     records = [{f"{i:x}": 1} for i in range(30_000)]
 
-    found = predict(http, "penguins", {"records": records}).raise_for_status().json()
+    body = predict(http, "penguins", {"records": records}).raise_for_status().json()
 
-    # as a full table these would be 900 million cells
-    assert 30_000 == len(found["predictions"])
-    assert found["warnings_total"] > 30_000
+    # a table with all these columns would have 900 million cells
+    assert 30_000 == len(body["predictions"])
+    assert body["warnings_total"] > 30_000
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 50])
 def test_top_k_gives_the_best_classes_in_place_of_all(http: httpx.Client, penguins: Job, k: int) -> None:
     whole = predict(http, "penguins", {"records": RECORDS}).json()
 
-    found = predict(http, "penguins", {"records": RECORDS}, top_k=str(k)).json()
+    body = predict(http, "penguins", {"records": RECORDS}, top_k=str(k)).json()
 
-    assert {"model", "version", "classes", "predictions", "top", "warnings", "warnings_total"} == set(found)
-    for row, probabilities, label in zip(found["top"], whole["probabilities"], found["predictions"], strict=True):
+    assert {"model", "version", "classes", "predictions", "top", "warnings", "warnings_total"} == set(body)
+    for row, probabilities, label in zip(body["top"], whole["probabilities"], body["predictions"], strict=True):
         best = sorted(zip(probabilities, whole["classes"], strict=True), reverse=True)[:k]
-        # the very digits: an answer is the same in either shape
+        # the same digits in both shapes of the answer
         assert [{"class": name, "probability": value} for value, name in best] == row
         assert label == row[0]["class"]
 
@@ -148,19 +148,19 @@ def test_labels_come_back_with_the_type_they_were_posted_with(http: httpx.Client
     labels, table = LABELS[version]
     ref = f"labelled@{version}"
 
-    found = predict(http, ref, {"x": [[0, 0.5], [1, None]]}).json()
+    prediction = predict(http, ref, {"x": [[0, 0.5], [1, None]]}).json()
     described = http.get(f"/api/v1/models/labelled/versions/{version}").json()
-    body = {"data": table} if isinstance(table, dict) else table
+    labelled_rows = {"data": table} if isinstance(table, dict) else table
     headers = JSON if isinstance(table, dict) else CSV
-    content = json.dumps(body) if isinstance(table, dict) else table
+    content = json.dumps(labelled_rows) if isinstance(table, dict) else table
     evaluated = http.post(f"/api/v1/models/{ref}/evaluate", content=content, headers=headers).json()
 
-    # JSON tells 1, "1" and true apart, as == in Python does not
+    # as JSON, because 1 == True in Python
     expected = json.dumps(labels)
-    assert expected == json.dumps(found["classes"]) == json.dumps(found["predictions"])
+    assert expected == json.dumps(prediction["classes"]) == json.dumps(prediction["predictions"])
     assert expected == json.dumps(described["classes"])
     assert expected == json.dumps(evaluated["confusion_matrix"]["classes"])
-    assert expected == json.dumps([each["class"] for each in evaluated["per_class"]])
+    assert expected == json.dumps([figures["class"] for figures in evaluated["per_class"]])
     assert [[4, 0], [0, 4]] == evaluated["confusion_matrix"]["counts"]
 
 
@@ -169,15 +169,15 @@ def test_an_evaluation_has_every_field_and_its_figures_fit(http: httpx.Client, p
 
     answer = http.post("/api/v1/models/penguins/evaluate", json={"dataset": dataset.id})
 
-    found = answer.json()
+    scores = answer.json()
     assert 200 == answer.status_code
-    assert EVALUATION == set(found)
-    counts = np.array(found["confusion_matrix"]["counts"])
-    assert dataset.rows == found["rows"] == counts.sum() == sum(each["support"] for each in found["per_class"])
-    assert np.isclose(np.trace(counts) / counts.sum(), found["accuracy"])
-    assert {"class", "precision", "recall", "f1", "support"} == set(found["per_class"][0])
-    assert found["calibration"]["bins"]
-    assert found["accuracy"] >= 0.95
+    assert EVALUATION == set(scores)
+    counts = np.array(scores["confusion_matrix"]["counts"])
+    assert dataset.rows == scores["rows"] == counts.sum() == sum(figures["support"] for figures in scores["per_class"])
+    assert np.isclose(np.trace(counts) / counts.sum(), scores["accuracy"])
+    assert {"class", "precision", "recall", "f1", "support"} == set(scores["per_class"][0])
+    assert scores["calibration"]["bins"]
+    assert scores["accuracy"] >= 0.95
 
 
 def test_a_data_set_data_in_the_body_and_a_file_are_scored_alike(
@@ -194,7 +194,7 @@ def test_a_data_set_data_in_the_body_and_a_file_are_scored_alike(
     by_body = http.post(path, json={"data": {"records": records}}).json()
 
     assert by_id == by_file == by_body
-    assert before == [each.id for each in client.datasets()]
+    assert before == [dataset.id for dataset in client.datasets()]
 
 
 def test_labels_that_the_model_never_saw_are_named(http: httpx.Client, labelled: Job) -> None:

@@ -1,4 +1,4 @@
-"""Removing versions and models, last of these tests: it takes force where an alias points, and leaves the jobs."""
+"""Deleting versions and models: an alias requires force, and the jobs stay. These tests run last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.wire import check_problem
 def test_deletes_need_force_where_an_alias_points(http: httpx.Client, client: Client, labelled: Job) -> None:
     path = "/api/v1/models/labelled"
     row = {"x": [[1, 2]]}
-    # in memory, so that it has to go from there too
+    # the version is now in memory, from where the delete has to remove it too
     http.post("/api/v1/models/labelled@3/predict", json=row).raise_for_status()
 
     check_problem(http.delete(f"{path}/versions/2"), 409, "conflict")
@@ -26,7 +26,7 @@ def test_deletes_need_force_where_an_alias_points(http: httpx.Client, client: Cl
         left["default_version"],
         left["latest_version"],
         left["aliases"],
-        [each["version"] for each in left["versions"]],
+        [version["version"] for version in left["versions"]],
     )
     check_problem(http.post("/api/v1/models/labelled/predict", json=row), 404, "not_found")
 

@@ -1,4 +1,4 @@
-"""Every operation of `/openapi.json` under generated requests, right ones and wrong ones, against a real service.
+"""Generated requests, valid and invalid, to every operation of `/openapi.json` on a real service.
 
 `FUZZ_EXAMPLES=500 pytest tests/api/test_schemathesis.py` sends more of them; each run of a number sends the same.
 """
@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.service import Service
 from tests.wire import is_of_other_protocol
 
-#: for each operation, right and wrong, with places from nowhere and with those that there are
+#: requests for each operation and kind: valid and invalid, with places in the path that exist and that do not
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "4"))
 CHECKS = [
     not_a_server_error,
@@ -36,7 +36,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-#: small, so that what is generated reaches them
+#: limits so small that generated requests reach them
 LIMITS = {"max_queued_jobs": "20", "max_upload_bytes": "100000", "max_job_seconds": "60"}
 
 
@@ -45,14 +45,14 @@ DATA = {"x": [[i % 7 / 7, i % 3 / 3] for i in range(40)], "y": [i % 2 for i in r
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """A service of the tests' own, the document as it gives it at its address, and places that lead somewhere."""
+    """The document of a service of these tests' own, and places in paths that exist there."""
 
     document: schemathesis.BaseSchema
     places: dict[str, dict[str, Any]]
 
     def places_of(self, path: str) -> dict[str, Any] | None:
-        """Give what the places in a path stand for; None where it has none, or they lead nowhere."""
-        return next((found for part, found in self.places.items() if part in path), None) if "{" in path else None
+        """Return values for the places in a path; None if the path has no place, or no value exists for it."""
+        return next((places for part, places in self.places.items() if part in path), None) if "{" in path else None
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     with service.client() as client:
         job = client.wait(client.train("m", data=DATA, validation=None, fit={"epochs": 2}))
     assert service.stop() == 0
-    # what is generated now waits for ever
+    # without a worker, generated jobs stay in the queue
     service.settings["workers"] = "0"
     service.start()
     with service.client() as client:
@@ -71,26 +71,26 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
             "/jobs/": {"id": job.id},
             "/models/": {"name": "m", "ref": "m", "n": 1, "alias": "default"},
         }
-        # from no file of whoever runs this
+        # an empty configuration: a file of the developer's own is not read
         document = schemathesis.openapi.from_url(f"{service.url}/openapi.json", config=SchemathesisConfig())
         yield Fuzzed(document, places)
     assert service.stop() == 0
     assert "Traceback" not in service.log.read_text()
 
 
-def test_every_answer_is_one_that_the_document_tells(fuzzed: Fuzzed) -> None:
+def test_every_answer_is_one_that_the_document_describes(fuzzed: Fuzzed) -> None:
     failures: dict[str, str] = {}
-    operations = [found.ok() for found in fuzzed.document.get_all_operations() if isinstance(found, Ok)]
-    # what deletes comes last
-    for operation in sorted(operations, key=lambda each: (each.method == "delete", -len(each.path))):
-        # a stream of events does not end while its job waits; tests/api/test_jobs.py follows those
+    operations = [result.ok() for result in fuzzed.document.get_all_operations() if isinstance(result, Ok)]
+    # deletes come last
+    for operation in sorted(operations, key=lambda operation: (operation.method == "delete", -len(operation.path))):
+        # a stream of events does not end while its job waits; tests/api/test_jobs.py tests streams
         if operation.path.endswith("/events"):
             continue
-        # one function answers for a model, its versions and its labels there
+        # on the other protocols' paths one function answers for a model, its versions and its labels
         if is_of_other_protocol(operation.path) and operation.path.count("{") > 1:
             continue
         modes = [schemathesis.GenerationMode.POSITIVE]
-        # where nothing is asked for, nothing can be asked for wrongly
+        # a request without parameters and body cannot be invalid
         if operation.definition.raw.keys() & {"parameters", "requestBody"}:
             modes.append(schemathesis.GenerationMode.NEGATIVE)
         ways: list[tuple[schemathesis.GenerationMode, dict[str, Any] | None]] = [(mode, None) for mode in modes]

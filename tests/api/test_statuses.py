@@ -1,4 +1,4 @@
-"""Every error that `/openapi.json` tells of is provoked, operation by operation, in the way that its status means."""
+"""Every error that `/openapi.json` documents is provoked, operation by operation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMITS |= {"max_upload_bytes": "2000", "max_json_bytes": "2000", "max_predict_by
 TABLE = {"columns": {"a": [1, 2, 3, 4] * 5, "y": ["s", "t", "s", "t"] * 5}}
 NOWHERE = {"name": "nobody", "ref": "nobody", "n": "7", "alias": "nothing"}
 WRONG = {"name": "a b", "ref": "a b", "n": "0", "alias": "1", "id": "none"}
-#: what the operation called `operation` is asked with, so that the present state does not allow it: path, body
+#: by a name: path and body of a request that the present state does not allow
 CONFLICTS: dict[str, tuple[str, Any]] = {
     "rows": ("/api/v1/datasets/{unread}/rows", None),
     "patch": ("/api/v1/datasets/{unread}", {"columns": {"a": {"kind": "text"}}}),
@@ -52,7 +52,7 @@ CONFLICTS: dict[str, tuple[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class Target:
     """A service with small limits, the operations of its document, and the names of what it holds."""
 
     service: Service
@@ -60,15 +60,19 @@ class Asked:
     names: dict[str, str]
 
     def operations(self, status: int) -> list[tuple[str, str, dict[str, Any]]]:
-        """Give method, path and document of every operation that tells of a status."""
+        """Return method, path and document of every operation that documents a status."""
         paths = self.http.get("/openapi.json").raise_for_status().json()["paths"]
-        every = [(method, path, each) for path, item in paths.items() for method, each in item.items()]
-        found = [each for each in every if str(status) in each[2]["responses"]]
-        assert found
-        return found
+        operations = [
+            (method, path, operation)
+            for path, item in paths.items()
+            for method, operation in item.items()
+            if str(status) in operation["responses"]
+        ]
+        assert operations
+        return operations
 
     def address(self, path: str, places: dict[str, str] | None = None) -> str:
-        """Fill a path's places, by default with what is there."""
+        """Fill the places in a path, by default with things that exist."""
         noun = next((noun for noun in ("dataset", "job", "key") if f"/{noun}s/" in path), "")
         there = {"name": "m", "ref": "m", "n": "1", "alias": "default", "id": self.names.get(noun, "")}
         filled = re.sub(r"\{(\w+)\}", lambda place: (places or there)[place[1]], path)
@@ -76,19 +80,19 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Asked]:
+def target(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Target]:
     service, names = prepare(tmp_path_factory.mktemp("statuses") / "data", migrated)
     with httpx.Client(base_url=service.start().url, timeout=60) as http:
-        yield Asked(service, http, names)
+        yield Target(service, http, names)
     assert service.stop() == 0
 
 
 def prepare(data_dir: Path, migrated: Path) -> tuple[Service, dict[str, str]]:
-    """Fill a data directory, for a service that is not started yet: gives it, and the names of what it holds."""
+    """Fill a data directory; return a service on it that is not started, and the names of what the directory holds."""
     data_dir.mkdir()
     shutil.copy(migrated, data_dir / "fitserve.db")
     rooms = open_rooms(Settings(data_dir=data_dir))
-    # the first has an alias and a waiting job; of the other everything may go
+    # the model `m` has an alias and a waiting job; everything of `other` may be deleted
     for model in ("m", "other", "other", "damaged"):
         train(rooms, model)
     damaged = rooms.registry.folder(rooms.registry.get_version("damaged", 1)) / "weights.safetensors"
@@ -109,140 +113,142 @@ def media_types(operation: dict[str, Any]) -> list[str]:
     return list(operation["requestBody"]["content"])
 
 
-def test_400_what_cannot_be_read(asked: Asked) -> None:
-    for method, path, operation in asked.operations(400):
+def test_400_what_cannot_be_read(target: Target) -> None:
+    for method, path, operation in target.operations(400):
         if is_of_other_protocol(path) and "requestBody" not in operation:
-            check_problem(asked.http.request(method, asked.address(path, WRONG)), 400)
+            check_problem(target.http.request(method, target.address(path, WRONG)), 400)
             continue
         assert "requestBody" in operation, path
-        answer = asked.http.request(
-            method, asked.address(path), content=b"{", headers={"Content-Type": "application/json"}
+        answer = target.http.request(
+            method, target.address(path), content=b"{", headers={"Content-Type": "application/json"}
         )
         check_problem(answer, 400, "malformed")
 
 
-def test_401_no_key_or_an_unknown_one(asked: Asked, locked: httpx.Client) -> None:
-    for method, path, _ in asked.operations(401):
+def test_401_no_key_or_an_unknown_one(target: Target, locked: httpx.Client) -> None:
+    for method, path, _ in target.operations(401):
         for headers in ({}, {"Authorization": "Bearer nobody-knows-this-key"}):
-            answer = locked.request(method, asked.address(path), headers=headers)
+            answer = locked.request(method, target.address(path), headers=headers)
             check_problem(answer, 401, "unauthorized")
             assert "Bearer" == answer.headers["www-authenticate"]
 
 
-def test_403_a_host_that_is_not_answered(asked: Asked) -> None:
-    for method, path, _ in asked.operations(403):
-        answer = asked.http.request(method, asked.address(path), headers={"Host": "evil.example"})
+def test_403_a_host_that_is_not_answered(target: Target) -> None:
+    for method, path, _ in target.operations(403):
+        answer = target.http.request(method, target.address(path), headers={"Host": "evil.example"})
         check_problem(answer, 403, "forbidden")
 
 
-def test_404_what_is_not_there(asked: Asked) -> None:
-    for method, path, operation in asked.operations(404):
-        noun = next((each for part, each in (("/datasets/", "ds_0"), ("/jobs/", "job_0")) if part in path), "key_0")
+def test_404_what_is_not_there(target: Target) -> None:
+    for method, path, operation in target.operations(404):
+        absent = next(
+            (absent for part, absent in (("/datasets/", "ds_0"), ("/jobs/", "job_0")) if part in path), "key_0"
+        )
         body: dict[str, Any] | None = None
         if "requestBody" in operation:
             body = {"version": 1} if "alias" in path else {"dataset": "ds_0"}
             body = {"columns": {"a": {"kind": "text"}}} if method == "patch" else body
             body = {"x": [[1, 2]]} if path.endswith("/predict") else body
-        answer = asked.http.request(method, asked.address(path, NOWHERE | {"id": noun}), json=body)
+        answer = target.http.request(method, target.address(path, NOWHERE | {"id": absent}), json=body)
         check_problem(answer, 404, "not_found")
 
 
-def test_405_a_method_that_a_path_does_not_answer_and_which_it_does(asked: Asked) -> None:
-    paths = asked.http.get("/openapi.json").json()["paths"]
+def test_405_a_method_that_a_path_does_not_have_names_those_it_has(target: Target) -> None:
+    paths = target.http.get("/openapi.json").json()["paths"]
     for path, item in paths.items():
-        answer = asked.http.request("PROPFIND", asked.address(path))
+        answer = target.http.request("PROPFIND", target.address(path))
         check_problem(answer, 405, "method_not_allowed")
         assert {method.upper() for method in item} == set(answer.headers["allow"].split(", ")), path
 
 
-def test_406_an_answer_that_there_is_not(asked: Asked) -> None:
-    for method, path, operation in asked.operations(406):
+def test_406_an_answer_that_there_is_not(target: Target) -> None:
+    for method, path, operation in target.operations(406):
         body = {"x": [[1, 2]]} if "requestBody" in operation else None
-        answer = asked.http.request(method, asked.address(path), json=body, headers={"Accept": "image/png"})
+        answer = target.http.request(method, target.address(path), json=body, headers={"Accept": "image/png"})
         check_problem(answer, 406, "not_acceptable")
 
 
-def test_408_a_body_that_stops(asked: Asked) -> None:
-    url = asked.service.url
+def test_408_a_body_that_stops(target: Target) -> None:
+    url = target.service.url
 
-    def ask(each: tuple[str, str, dict[str, Any]]) -> Any:
-        method, path, operation = each
+    def ask(documented: tuple[str, str, dict[str, Any]]) -> Any:
+        method, path, operation = documented
         framing = (f"Content-Type: {media_types(operation)[0]}", "Content-Length: 100")
-        return exchange(url, head(url, method.upper(), asked.address(path), *framing) + b"{")
+        return exchange(url, head(url, method.upper(), target.address(path), *framing) + b"{")
 
     with ThreadPoolExecutor(8) as pool:
-        for answer in pool.map(ask, asked.operations(408)):
+        for answer in pool.map(ask, target.operations(408)):
             check_problem(answer, 408, "timeout")
 
 
-def test_409_what_the_present_state_does_not_allow(asked: Asked) -> None:
-    found = asked.operations(409)
+def test_409_what_the_present_state_does_not_allow(target: Target) -> None:
+    documented = target.operations(409)
 
     provoked = set()
     for name, (path, body) in CONFLICTS.items():
-        at = path.format(**asked.names)
-        content = None if body is None else json.dumps(body).replace("{unread}", asked.names["unread"])
-        # each of these is one operation of the document
+        at = path.format(**target.names)
+        content = None if body is None else json.dumps(body).replace("{unread}", target.names["unread"])
+        # the request is one operation of the document
         ((method, template),) = {
             (method, template)
-            for method, template, _ in found
+            for method, template, _ in documented
             if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), at)
             and (method == "delete") == name.startswith(("delete", "revoke"))
         }
         headers = {"Content-Type": "application/json"} if content else {}
-        check_problem(asked.http.request(method, at, content=content, headers=headers), 409, "conflict")
+        check_problem(target.http.request(method, at, content=content, headers=headers), 409, "conflict")
         provoked.add((method, template))
 
-    assert {(method, path) for method, path, _ in found} == provoked
+    assert {(method, path) for method, path, _ in documented} == provoked
 
 
-def test_an_alias_stays_where_it_is_when_a_version_cannot_be_loaded(asked: Asked) -> None:
+def test_an_alias_stays_where_it_is_when_a_version_cannot_be_loaded(target: Target) -> None:
     for alias in ("default", "best"):
-        answer = asked.http.put(f"/api/v1/models/damaged/aliases/{alias}", json={"version": 1})
+        answer = target.http.put(f"/api/v1/models/damaged/aliases/{alias}", json={"version": 1})
         assert "can be loaded" in check_problem(answer, 409, "conflict")["detail"]
 
-    moves = asked.http.get("/api/v1/models/damaged/aliases/default/history").json()["items"]
+    moves = target.http.get("/api/v1/models/damaged/aliases/default/history").json()["items"]
     assert ["promoted"] == [move["reason"] for move in moves]
-    check_problem(asked.http.get("/api/v1/models/damaged/aliases/best/history"), 404, "not_found")
+    check_problem(target.http.get("/api/v1/models/damaged/aliases/best/history"), 404, "not_found")
 
 
-def test_413_a_body_over_the_limit(asked: Asked) -> None:
-    for method, path, operation in asked.operations(413):
+def test_413_a_body_over_the_limit(target: Target) -> None:
+    for method, path, operation in target.operations(413):
         body, headers = b" " * (1024**2 + 1), {"Content-Type": media_types(operation)[0]}
         for content in (body, iter([body[:3000], body[3000:]])):
-            answer = asked.http.request(method, asked.address(path), content=content, headers=headers)
+            answer = target.http.request(method, target.address(path), content=content, headers=headers)
             assert "at most" in check_problem(answer, 413, "too_large")["detail"]
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "image/png"}, {"Content-Encoding": "br"}], ids=str)
-def test_415_a_type_that_is_not_read(asked: Asked, headers: dict[str, str]) -> None:
-    for method, path, operation in asked.operations(415):
+def test_415_a_type_that_is_not_read(target: Target, headers: dict[str, str]) -> None:
+    for method, path, operation in target.operations(415):
         if is_of_other_protocol(path) and "Content-Encoding" not in headers:
-            # these protocols do not look at the type
+            # the other protocols ignore the Content-Type
             continue
-        given = headers if "Content-Encoding" not in headers else {"Content-Type": media_types(operation)[0], **headers}
-        answer = asked.http.request(method, asked.address(path), content=b"{}", headers=given)
+        sent = headers if "Content-Encoding" not in headers else {"Content-Type": media_types(operation)[0], **headers}
+        answer = target.http.request(method, target.address(path), content=b"{}", headers=sent)
         check_problem(answer, 415, "unsupported_media_type")
 
 
-def test_422_what_is_well_formed_and_wrong(asked: Asked) -> None:
-    for method, path, operation in asked.operations(422):
-        at, sent = asked.address(path, WRONG), {}
+def test_422_what_is_well_formed_and_wrong(target: Target) -> None:
+    for method, path, operation in target.operations(422):
+        at, sent = target.address(path, WRONG), {}
         if "{" not in path:
-            query = [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+            query = [parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"]
             at = f"{path}?" + "&".join(f"{name}={'x' * 300}" for name in query)
         if "requestBody" in operation:
             sent = {"content": b"{}", "headers": {"Content-Type": "application/json"}}
-        check_problem(asked.http.request(method, at, **sent), 422, "invalid")  # type: ignore[arg-type]
+        check_problem(target.http.request(method, at, **sent), 422, "invalid")  # type: ignore[arg-type]
 
 
-def test_429_a_queue_that_is_full(asked: Asked) -> None:
+def test_429_a_queue_that_is_full(target: Target) -> None:
     sse = {"Accept": "text/event-stream"}
-    with asked.http.stream("GET", asked.address("/api/v1/jobs/{id}/events"), headers=sse) as stream:
+    with target.http.stream("GET", target.address("/api/v1/jobs/{id}/events"), headers=sse) as stream:
         assert 200 == stream.status_code
-        for method, path, operation in asked.operations(429):
+        for method, path, operation in target.operations(429):
             body = {"data": TABLE} if "requestBody" in operation else None
-            answer = asked.http.request(method, asked.address(path), json=body, headers=sse)
+            answer = target.http.request(method, target.address(path), json=body, headers=sse)
             check_problem(answer, 429, "overloaded")
             assert int(answer.headers["retry-after"]) > 0
 
@@ -251,17 +257,17 @@ def test_503_where_the_database_cannot_be_read_and_when_to_try_again(
     start: Start,
 ) -> None:
     service = start(workers="0")
-    # these do without: alive, whether it serves, and what can be counted
+    # paths that need no database
     apart = {"/livez", "/readyz", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready"}
     with httpx.Client(base_url=service.url, timeout=60) as http:
-        asked = Asked(service, http, {"dataset": "ds_0", "job": "job_0", "key": "key_0"})
-        operations = [each for each in asked.operations(503) if each[1] not in apart]
+        target = Target(service, http, {"dataset": "ds_0", "job": "job_0", "key": "key_0"})
+        operations = [documented for documented in target.operations(503) if documented[1] not in apart]
         with (service.data_dir / "fitserve.db").open("r+b") as file:
             file.write(bytes(100))
 
         for method, path, operation in operations:
             sent = {"content": body_of(path), "headers": JSON} if "requestBody" in operation else {}
-            answer = http.request(method, asked.address(path), **sent)  # type: ignore[arg-type]
+            answer = http.request(method, target.address(path), **sent)  # type: ignore[arg-type]
             check_problem(answer, 503, "unavailable")
             assert int(answer.headers["retry-after"]) > 0
         for path in apart:
@@ -269,7 +275,7 @@ def test_503_where_the_database_cannot_be_read_and_when_to_try_again(
 
 
 def body_of(path: str) -> bytes:
-    """Give a body that the operation at a path takes."""
+    """Return a body that the operation at a path accepts."""
     last = path.rpartition("/")[2]
     bodies: dict[str, Any] = {"train": {"data": TABLE}, "predict": {"records": [{"a": 1.0, "b": "x"}]}}
     bodies |= {"evaluate": {"data": {"columns": {"a": [1, 2], "b": ["x", "z"], "y": ["no", "yes"]}}}}
@@ -296,20 +302,20 @@ def test_507_a_disk_that_is_full(request: pytest.FixtureRequest, migrated: Path)
     try:
         with httpx.Client(base_url=service.start().url, timeout=60) as http:
             table = http.post("/api/v1/datasets", json=TABLE).raise_for_status().json()["id"]
-            # not the last one
+            # not the last admin key, which cannot be deleted
             key = http.post("/api/v1/keys", json={"scopes": ["admin"]}).raise_for_status().json()["id"]
-            asked = Asked(service, http, names | {"dataset": table, "key": key})
+            target = Target(service, http, names | {"dataset": table, "key": key})
             fill(disk, 0)
 
-            for method, path, operation in asked.operations(507):
+            for method, path, operation in target.operations(507):
                 places = {"name": "other", "ref": "other", "n": "1", "alias": "default"}
                 ended = path.endswith(("/resume", "/jobs/{id}"))
                 noun = next((noun for noun in ("dataset", "job", "key") if f"/{noun}s/" in path), "")
-                places["id"] = names["ended"] if ended else asked.names.get(noun, "")
+                places["id"] = names["ended"] if ended else target.names.get(noun, "")
                 sent: dict[str, Any] = {"headers": {"Accept": "application/vnd.apache.arrow.stream, */*;q=0.1"}}
                 if "requestBody" in operation:
                     sent |= {"content": body_of(path), "headers": sent["headers"] | JSON}
-                answer = http.request(method, asked.address(path, places), **sent)
+                answer = http.request(method, target.address(path, places), **sent)
                 check_problem(answer, 507, "storage_full")
     finally:
         service.kill_all()

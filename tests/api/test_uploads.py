@@ -1,4 +1,4 @@
-"""Bodies in their wrappings: forms, compressed streams, and sizes at the very limits."""
+"""Bodies as forms and as compressed streams, also at the limits of their sizes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "x-gzip":
 
 
 def form(*parts: str, boundary: str = "b", ending: str = "--b--\r\n") -> bytes:
-    """Write a form: each part is its headers, a blank line and its data."""
+    """Return a form; each part is its headers, a blank line and its data."""
     lines = [f"--{boundary}\r\n{part}\r\n" for part in parts]
     return ("".join(lines) + ending).encode()
 
 
 def part(name: str = "file", file: str = "", media: str = "", data: str = TABLE.decode()) -> str:
-    """Write one part."""
+    """Return one part of a form."""
     disposition = f'Content-Disposition: form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
     return "\r\n".join([disposition, *([f"Content-Type: {media}"] if media else []), "", data])
 
@@ -48,7 +48,7 @@ def send(http: httpx.Client, body: bytes, boundary: str = "b", **headers: str) -
 
 
 @pytest.mark.parametrize(
-    ("file", "media", "found"),
+    ("file", "media", "form_name"),
     [
         ("", "text/csv", "csv"),
         ("table", "text/csv; charset=utf-8", "csv"),
@@ -59,15 +59,15 @@ def send(http: httpx.Client, body: bytes, boundary: str = "b", **headers: str) -
         ("../../table.csv", "", "csv"),
     ],
 )
-def test_the_type_of_a_forms_file_is_what_it_says_else_what_its_extension_means(
-    http: httpx.Client, file: str, media: str, found: str
+def test_a_forms_file_has_its_own_type_or_that_of_its_extension(
+    http: httpx.Client, file: str, media: str, form_name: str
 ) -> None:
     direct = http.post(UPLOAD, content=TABLE, headers=CSV).raise_for_status().json()
 
     answer = send(http, form(part(file=file, media=media)))
 
     assert (200, direct) == (answer.status_code, answer.json())
-    assert found == direct["format"]
+    assert form_name == direct["format"]
 
 
 @pytest.mark.parametrize(("file", "media"), [("", ""), ("table", ""), ("table.xlsx", ""), ("table.csv", "image/png")])
@@ -104,7 +104,7 @@ FORMS: dict[str, tuple[bytes, int, str]] = {
 
 
 @pytest.mark.parametrize(("body", "status", "words"), FORMS.values(), ids=FORMS)
-def test_a_form_that_is_none_is_refused(
+def test_a_broken_form_is_refused(
     http: httpx.Client, service: Service, nothing_stored: None, body: bytes, status: int, words: str
 ) -> None:
     assert words in check_problem(send(http, body), status)["detail"]
@@ -122,7 +122,7 @@ def test_a_form_without_a_boundary_is_400(http: httpx.Client, nothing_stored: No
     assert "boundary" in check_problem(answer, 400, "malformed")["detail"]
 
 
-def test_what_stands_around_a_form_is_no_part_of_it(http: httpx.Client) -> None:
+def test_text_around_a_form_is_ignored(http: httpx.Client) -> None:
     direct = http.post(UPLOAD, content=TABLE, headers=CSV).raise_for_status().json()
 
     for body in (b"\r\n\r\n" + form(GOOD), form(GOOD) + b"an epilogue\r\n", form(GOOD, ending="--b--")):
@@ -208,7 +208,7 @@ def test_a_broken_stream_is_400(
 @pytest.mark.parametrize(
     "encoding", ["gzip, gzip", "gzip,zstd", "br", "gzip, deflate", "compress", "gzip;q=1", "x" * 500]
 )
-def test_an_encoding_that_is_not_read_is_415(http: httpx.Client, nothing_stored: None, encoding: str) -> None:
+def test_an_unknown_encoding_is_415(http: httpx.Client, nothing_stored: None, encoding: str) -> None:
     body = gzip.compress(gzip.compress(TABLE))
 
     answer = http.post(UPLOAD, content=body, headers={**CSV, "Content-Encoding": encoding})
@@ -223,7 +223,7 @@ def test_an_encoding_named_in_two_lines_is_two_encodings(service: Service, nothi
     check_problem(exchange(service.url, head(service.url, "POST", UPLOAD, *lines) + body), 415)
 
 
-def test_a_stream_that_wants_a_huge_window_is_refused(http: httpx.Client, nothing_stored: None) -> None:
+def test_a_stream_with_a_huge_window_is_refused(http: httpx.Client, nothing_stored: None) -> None:
     options: dict[int, int] = {zstd.CompressionParameter.window_log: 30, zstd.CompressionParameter.content_size_flag: 0}
     packer = zstd.ZstdCompressor(options=options)
     body = packer.compress(TABLE) + packer.flush()

@@ -33,8 +33,8 @@ def odd(client: Client) -> Job:
 @pytest.fixture(params=["penguins", "versioned", "odd"])
 def version(request: pytest.FixtureRequest, client: Client) -> Document:
     """A version's description."""
-    made = request.getfixturevalue(request.param)
-    return client.version(made[0].ref if isinstance(made, list) else made.ref)
+    jobs = request.getfixturevalue(request.param)
+    return client.version(jobs[0].ref if isinstance(jobs, list) else jobs.ref)
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def place(version: Document) -> str:
 
 @pytest.fixture
 def document(http: httpx.Client, place: str) -> Document:
-    found: Document = http.get(place).raise_for_status().json()
-    return found
+    document: Document = http.get(place).raise_for_status().json()
+    return document
 
 
 def check(document: Document, schema: Document, value: Any) -> None:
@@ -68,13 +68,17 @@ def test_its_columns_categories_and_classes_are_the_versions(document: Document,
     schemas = document["components"]["schemas"]
 
     row = schemas["Row"]["properties"]
-    assert [each["name"] for each in version["inputs"]] == list(row)
-    categories = {each["name"]: each["categories"] for each in version["inputs"] if each["kind"] == "categorical"}
+    assert [column["name"] for column in version["inputs"]] == list(row)
+    categories = {
+        column["name"]: column["categories"] for column in version["inputs"] if column["kind"] == "categorical"
+    }
     assert categories == {name: row[name]["anyOf"][0]["enum"] for name in categories}
     assert version["classes"] == schemas["Label"]["enum"]
     assert version["classes"] == schemas["Prediction"]["properties"]["classes"]["const"]
-    # what the model does not impute has to be there
-    assert [e["name"] for e in version["inputs"] if e["missing"] == "error"] == schemas["Row"]["required"]
+    # columns that the model does not impute are required
+    assert [column["name"] for column in version["inputs"] if column["missing"] == "error"] == schemas["Row"][
+        "required"
+    ]
 
 
 def test_its_example_is_answered_where_it_says_and_as_it_says(
@@ -114,5 +118,5 @@ def test_its_schemas_refuse_what_the_version_would(http: httpx.Client, odd: Job)
 @pytest.mark.parametrize(
     ("path", "status"), [("nobody/versions/1", 404), ("penguins/versions/999", 404), ("penguins/versions/0", 422)]
 )
-def test_what_is_no_version_has_no_document(http: httpx.Client, penguins: Job, path: str, status: int) -> None:
+def test_an_unknown_version_has_no_document(http: httpx.Client, penguins: Job, path: str, status: int) -> None:
     check_problem(http.get(f"/api/v1/models/{path}/openapi.json"), status)

@@ -19,29 +19,29 @@ ROWS = {"x": [[0.25, 3], [5.5, 20]]}
 
 @pytest.fixture
 def at_three(http: httpx.Client, versioned: list[Job]) -> Iterator[None]:
-    """Start and leave with version 3 as the default."""
+    """Make version 3 the default again after the test."""
     yield
     http.put(f"{PATH}/aliases/default", json={"version": 3}).raise_for_status()
 
 
 def history(http: httpx.Client, alias: str = "default") -> list[tuple[int | None, str]]:
-    """Give an alias's moves, newest first: version and reason."""
-    found = http.get(f"{PATH}/aliases/{alias}/history", params={"limit": 500}).raise_for_status().json()
-    return [(move["version"], move["reason"]) for move in found["items"]]
+    """Return the moves of an alias, newest first: version and reason."""
+    page = http.get(f"{PATH}/aliases/{alias}/history", params={"limit": 500}).raise_for_status().json()
+    return [(move["version"], move["reason"]) for move in page["items"]]
 
 
 def predicted(http: httpx.Client, ref: str = "versioned") -> dict[str, Any]:
-    found: dict[str, Any] = http.post(f"/api/v1/models/{ref}/predict", json=ROWS).raise_for_status().json()
-    return found
+    prediction: dict[str, Any] = http.post(f"/api/v1/models/{ref}/predict", json=ROWS).raise_for_status().json()
+    return prediction
 
 
 def test_every_published_version_is_a_move_of_the_default(http: httpx.Client, versioned: list[Job]) -> None:
-    found = http.get(f"{PATH}/aliases/default/history").raise_for_status().json()
+    page = http.get(f"{PATH}/aliases/default/history").raise_for_status().json()
 
-    assert {"items", "next"} == set(found)
+    assert {"items", "next"} == set(page)
     assert [(3, "promoted"), (2, "promoted"), (1, "promoted")] == history(http)[-3:]
-    assert {"version", "reason", "at"} == set(found["items"][0])
-    assert found["items"] == sorted(found["items"], key=lambda move: move["at"], reverse=True)
+    assert {"version", "reason", "at"} == set(page["items"][0])
+    assert page["items"] == sorted(page["items"], key=lambda move: move["at"], reverse=True)
 
 
 def test_a_history_comes_in_pages(http: httpx.Client, versioned: list[Job]) -> None:
@@ -70,7 +70,7 @@ def test_predictions_follow_a_rollback_at_once(http: httpx.Client, at_three: Non
     assert [(1, "rollback"), (2, "rollback")] == history(http)[:2]
 
 
-def test_an_alias_that_is_put_somewhere_is_rolled_back_to_where_it_was(http: httpx.Client, at_three: None) -> None:
+def test_an_alias_that_was_moved_is_rolled_back_to_where_it_was(http: httpx.Client, at_three: None) -> None:
     path = f"{PATH}/aliases/champion"
     for version in (2, 1):
         http.put(path, json={"version": version}).raise_for_status()
@@ -110,8 +110,8 @@ def test_every_answer_while_an_alias_moves_is_that_of_one_version(
     def ask(_: int) -> list[tuple[int, Any]]:
         answers = []
         while not moving.is_set():
-            found = predicted(http)
-            answers.append((found["version"], found["probabilities"]))
+            prediction = predicted(http)
+            answers.append((prediction["version"], prediction["probabilities"]))
         return answers
 
     with ThreadPoolExecutor(3) as pool:
@@ -121,14 +121,14 @@ def test_every_answer_while_an_alias_moves_is_that_of_one_version(
                 client.alias("versioned", "default", n)
         finally:
             moving.set()
-        answers = [each for future in asking for each in future.result()]
+        answers = [answer for future in asking for answer in future.result()]
 
-    assert 3 == len({str(each) for each in own.values()})
+    assert 3 == len({str(probabilities) for probabilities in own.values()})
     assert answers
     assert all(own[version] == probabilities for version, probabilities in answers)
 
 
-# from here on versions go
+# the tests from here on delete versions
 def test_a_version_that_an_alias_points_at_stays_unless_forced(http: httpx.Client, at_three: None) -> None:
     http.put(f"{PATH}/aliases/champion", json={"version": 2}).raise_for_status()
 
@@ -142,7 +142,7 @@ def test_a_version_that_an_alias_points_at_stays_unless_forced(http: httpx.Clien
     assert [(None, "deleted"), (2, "set")] == history(http, "champion")[:2]
     for ref in ("versioned@champion", "versioned@2"):
         check_problem(http.post(f"/api/v1/models/{ref}/predict", json=ROWS), 404, "not_found")
-    # the one before is gone, and the one before that is there
+    # version 2 is deleted, so a rollback goes to version 1
     rolled = http.post(f"{PATH}/aliases/default/rollback").raise_for_status().json()
     assert 1 == rolled["default_version"]
 
@@ -166,5 +166,5 @@ def test_requests_in_flight_end_and_later_ones_find_nothing(http: httpx.Client, 
 
     assert 204 == gone.status_code
     for mine in answers:
-        assert all(expected == each.json()["probabilities"] for each in mine[:-1])
+        assert all(expected == answer.json()["probabilities"] for answer in mine[:-1])
         check_problem(mine[-1], 404, "not_found")

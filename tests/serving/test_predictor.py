@@ -1,4 +1,4 @@
-"""Predicting posted rows: what the network says, what is warned of, and what is refused."""
+"""Predictions of posted rows: the network's probabilities, warnings, and refused rows."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def load(rooms: Rooms, max_cells: int = 1000) -> LoadedVersion:
     return VersionCache(rooms.registry, "cpu", 1024**3, max_cells).get(Ref.parse("m"))
 
 
-def test_a_version_answers_what_its_network_says(rooms: Rooms) -> None:
-    made = make_artifact(seed=5)
-    train(rooms, artifact=made)
+def test_a_version_predicts_what_its_network_computes(rooms: Rooms) -> None:
+    artifact = make_artifact(seed=5)
+    train(rooms, artifact=artifact)
 
     loaded = load(rooms)
     prediction = loaded.predict(Rows({"a": [1.0, -2.5], "b": ["x", "unseen"]}, 2))
 
-    expected = np.array(made.golden.probabilities[:2], np.float32)
+    expected = np.array(artifact.golden.probabilities[:2], np.float32)
     assert expected.tobytes() == prediction.probabilities.tobytes()
-    assert [made.classes[i] for i in expected.argmax(axis=1)] == prediction.labels
+    assert [artifact.classes[i] for i in expected.argmax(axis=1)] == prediction.labels
     assert [(1, "b", "unseen_category")] == [
         (warning.row, warning.column, warning.code) for warning in prediction.warnings
     ]
@@ -44,7 +44,7 @@ def test_the_target_is_no_unknown_column(rooms: Rooms) -> None:
     assert [("other", "unknown_column")] == [(warning.column, warning.code) for warning in prediction.warnings]
 
 
-def test_at_most_a_hundred_warnings_are_shown_in_order_of_rows_and_all_are_counted(rooms: Rooms) -> None:
+def test_the_first_hundred_warnings_are_shown_and_all_are_counted(rooms: Rooms) -> None:
     train(rooms)
     prediction = load(rooms).predict(Rows({"a": [None] * 150, "b": ["?"] * 150}, 150))
 
@@ -65,11 +65,11 @@ def test_a_wrong_value_is_refused_with_its_row_and_column(rooms: Rooms) -> None:
     assert 1 in fault.loc
 
 
-def test_more_cells_than_one_prediction_may_have_are_refused_before_they_are_computed(rooms: Rooms) -> None:
+def test_more_cells_than_one_prediction_may_have_are_refused(rooms: Rooms) -> None:
     train(rooms)
     loaded = load(rooms, max_cells=9)
 
-    # three features, two classes
+    # a row has three features and two classes: three rows have nine cells
     assert 3 == len(loaded.predict(Rows({"a": [1.0] * 3, "b": ["x"] * 3}, 3)).labels)
     with pytest.raises(TooLarge, match="at most 3 rows for this model in one request, got 4"):
         loaded.predict(Rows({"a": [1.0] * 4, "b": ["x"] * 4}, 4))

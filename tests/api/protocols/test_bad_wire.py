@@ -22,7 +22,7 @@ from tests.wire import JSON, check_protocol_error, connect, exchange, head, read
 DEEP = 100_000
 LONG_NUMBER = "9" * 5000
 
-#: for a model of the columns a and b: path, body, what the answer says
+#: for a model of the columns a and b: a body, and words of the answer
 PREDICTS: dict[str, tuple[str, str]] = {
     "nothing": ("", "JSON"),
     "no object": ("[]", "object"),
@@ -304,7 +304,7 @@ def test_a_body_over_the_limit_is_413_and_one_that_stops_is_408(limited: httpx.C
         ("POST", "/v2/repository/models/nobody/load", 404, "no model 'nobody'"),
     ],
 )
-def test_what_leads_nowhere_is_told_so(
+def test_an_unknown_path_is_refused(
     http: httpx.Client, versioned: list[Job], method: str, path: str, status: int, words: str
 ) -> None:
     answer = http.request(method, path)
@@ -314,7 +314,7 @@ def test_what_leads_nowhere_is_told_so(
 
 
 @pytest.mark.parametrize("body", ["[]", "{", '{"ready": 1}', "x" * 2_000_000])
-def test_a_bad_question_to_the_repository_is_refused(http: httpx.Client, body: str) -> None:
+def test_a_bad_body_to_the_repository_is_refused(http: httpx.Client, body: str) -> None:
     check_protocol_error(http.post("/v2/repository/index", content=body), 413 if len(body) > 9999 else 400)
 
 

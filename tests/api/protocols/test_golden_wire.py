@@ -1,4 +1,4 @@
-"""Requests as the clients' pages show them, to the byte, and the replies that they get, to the byte.
+"""Requests to the byte, as the documentation of the clients shows them, and their answers to the byte.
 
 The networks are such that every probability is 0, 1 or a half on any machine.
 """
@@ -23,7 +23,7 @@ from tests.service import Service
 from tests.stored_rows import make_artifact, train
 from tests.wire import Answer, exchange, head
 
-#: what curl sends with `-d`
+#: headers that curl sends with `-d`
 CURL = ("User-Agent: curl/8.5.0", "Accept: */*")
 FORM = "Content-Type: application/x-www-form-urlencoded"
 X = Input("x", "numeric", "impute", marks_missing=False, low=-5.0, high=5.0)
@@ -32,13 +32,13 @@ B = Input("b", "categorical", "impute", marks_missing=False, categories=("low", 
 
 
 def network(inputs: tuple[Input, ...], kernel: list[list[float]], classes: tuple[str | int, ...]) -> Artifact:
-    """Make a network of one layer, whose golden row has nothing but missing values."""
+    """Return a network of one layer, whose golden row has only missing values."""
     encoder = Encoder(inputs)
     weights = {"0.kernel": np.array(kernel, np.float32), "0.bias": np.zeros(2, np.float32)}
-    golden = GoldenRows([{each.name: None for each in inputs}], [[0.5, 0.5]])
+    golden = GoldenRows([{column.name: None for column in inputs}], [[0.5, 0.5]])
     architecture = Architecture(encoder.width, (Dense(2, "softmax"),))
-    made = replace(make_artifact(), encoder=encoder, architecture=architecture, weights=weights)
-    return replace(made, classes=classes, golden=golden)
+    artifact = replace(make_artifact(), encoder=encoder, architecture=architecture, weights=weights)
+    return replace(artifact, classes=classes, golden=golden)
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +180,13 @@ LOOKS: dict[str, tuple[str, str]] = {
 
 def check(answer: Answer, expected: str) -> None:
     assert (200, expected) == (answer.status_code, answer.content.decode())
-    # clients compare it with this very text
+    # clients compare the Content-Type with exactly this text
     assert "application/json" == answer.headers["content-type"]
 
 
 @pytest.mark.parametrize("kind", ["form", "none", "wrong"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_request_is_answered_to_the_byte_whatever_its_type_says(golden: Service, name: str, kind: str) -> None:
+def test_a_request_is_answered_to_the_byte_with_any_content_type(golden: Service, name: str, kind: str) -> None:
     path, body, expected = PAIRS[name]
     types = {"form": [FORM], "none": [], "wrong": ["Content-Type: text/html; charset=latin-1"]}[kind]
     request = head(golden.url, "POST", path, *CURL, f"Content-Length: {len(body)}", *types) + body.encode()
@@ -195,7 +195,7 @@ def test_a_request_is_answered_to_the_byte_whatever_its_type_says(golden: Servic
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_a_look_is_answered_to_the_byte(golden: Service, name: str) -> None:
+def test_a_get_is_answered_to_the_byte(golden: Service, name: str) -> None:
     path, expected = LOOKS[name]
 
     check(exchange(golden.url, head(golden.url, "GET", path, *CURL)), expected)

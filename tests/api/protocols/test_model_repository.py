@@ -1,4 +1,4 @@
-"""What the protocols say of versions that cannot be loaded, and of a service that stops."""
+"""The protocols' answers for versions that cannot be loaded, and for a service that stops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Ask = Callable[..., httpx.Response]
 
 @pytest.fixture
 def services(rooms: Rooms, tmp_path: Path, database_url: str) -> Iterator[Services]:
-    """Services with a model of a damaged version 1 and, its default, a good version 2."""
+    """Services with a model whose version 1 is damaged, and whose default, version 2, is not."""
     train(rooms, "m", promote="never")
     train(rooms, "m", promote="always")
     damaged = rooms.registry.folder(rooms.registry.get_version("m", 1)) / "weights.safetensors"
@@ -47,7 +47,7 @@ def ask(services: Services) -> Ask:
     return run
 
 
-def test_a_damaged_version_is_told_from_the_moment_that_it_was_tried(ask: Ask) -> None:
+def test_a_damaged_version_is_shown_as_soon_as_it_was_tried(ask: Ask) -> None:
     for path in ("/v2/models/m/versions/1/ready", "/v1/models/m/versions/1:predict", "/v2/models/m/versions/1/infer"):
         answer = ask("POST" if path.endswith(("predict", "infer")) else "GET", path)
         assert "m@1" in check_protocol_error(answer, 503)
@@ -55,11 +55,12 @@ def test_a_damaged_version_is_told_from_the_moment_that_it_was_tried(ask: Ask) -
     states = ask("GET", "/v1/models/m").json()
     assert ("m", True) == (states["name"], states["ready"])
     assert [("2", "AVAILABLE", "OK"), ("1", "END", "DATA_LOSS")] == [
-        (each["version"], each["state"], each["status"]["error_code"]) for each in states["model_version_status"]
+        (status["version"], status["state"], status["status"]["error_code"])
+        for status in states["model_version_status"]
     ]
     index = ask("POST", "/v2/repository/index").json()
-    assert [("1", "UNAVAILABLE"), ("2", "READY")] == [(each["version"], each["state"]) for each in index]
-    assert ["2"] == [each["version"] for each in ask("POST", "/v2/repository/index", json={"ready": True}).json()]
+    assert [("1", "UNAVAILABLE"), ("2", "READY")] == [(entry["version"], entry["state"]) for entry in index]
+    assert ["2"] == [entry["version"] for entry in ask("POST", "/v2/repository/index", json={"ready": True}).json()]
 
 
 def test_a_model_whose_default_is_damaged_is_not_ready(ask: Ask, services: Services) -> None:
@@ -87,10 +88,10 @@ def test_a_service_that_stops_is_alive_and_not_ready(ask: Ask, services: Service
     check_protocol_error(ask("GET", "/v2/health/ready"), 503)
 
 
-def test_a_failure_of_ours_has_the_same_shape(ask: Ask, services: Services) -> None:
-    # what no input can bring about
-    kept, services.rooms = services.rooms, None  # type: ignore[assignment]
+def test_a_failure_of_the_service_has_the_same_shape(ask: Ask, services: Services) -> None:
+    # no request can cause this error
+    rooms, services.rooms = services.rooms, None  # type: ignore[assignment]
 
     for path in ("/v1/models", "/v2/models"):
         assert "failed" in check_protocol_error(ask("GET", path), 500)
-    services.rooms = kept
+    services.rooms = rooms

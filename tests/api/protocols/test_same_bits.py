@@ -16,23 +16,23 @@ from app.client import Job
 from tests.conftest import PENGUINS
 from tests.tensors import Input, as_bytes, as_json, outputs
 
-#: by column, what a row of `penguins` has; the target is left out
+#: columns of `penguins` without the target, by the type of their cells
 TEXTS = ("island", "sex")
 NUMBERS = ("bill_length_mm", "bill_depth_mm", "flipper_length_mm", "body_mass_g", "year")
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    """Real rows, with what is missing in them as None, and some that are odd."""
+    """Real rows, with None for missing cells, and some odd rows."""
     with PENGUINS.open(encoding="utf-8", newline="") as file:
-        found = [
+        real = [
             {name: cell if name in TEXTS else float(cell) for name, cell in row.items() if name in TEXTS + NUMBERS}
             if "NA" not in row.values()
             else dict.fromkeys(TEXTS + NUMBERS)
             for row in csv.DictReader(file)
         ]
-    assert len({*found[0]}) == 7
-    return [*found, {**found[0], "island": "Atlantis"}, {**found[0], "year": 1e30}, {**found[0], "sex": None}]
+    assert len({*real[0]}) == 7
+    return [*real, {**real[0], "island": "Atlantis"}, {**real[0], "year": 1e30}, {**real[0], "sex": None}]
 
 
 def native(http: httpx.Client, model: str, body: dict[str, Any]) -> tuple[list[Any], bytes]:
@@ -43,21 +43,21 @@ def native(http: httpx.Client, model: str, body: dict[str, Any]) -> tuple[list[A
 def v1(http: httpx.Client, model: str, body: dict[str, Any]) -> bytes:
     answer = http.post(f"/v1/models/{model}:predict", content=json.dumps(body))
     assert 200 == answer.status_code, answer.text[:500]
-    (found,) = answer.json().values()
-    return np.array(found, np.float32).tobytes()
+    (rows,) = answer.json().values()
+    return np.array(rows, np.float32).tobytes()
 
 
 def v2(http: httpx.Client, model: str, sent: tuple[bytes, dict[str, str]]) -> tuple[list[Any], bytes]:
     body, headers = sent
-    found = outputs(http.post(f"/v2/models/{model}/infer", content=body, headers=headers))
-    return found["label"].tolist(), found["probabilities"].tobytes()
+    tensors = outputs(http.post(f"/v2/models/{model}/infer", content=body, headers=headers))
+    return tensors["label"].tolist(), tensors["probabilities"].tobytes()
 
 
 def test_real_rows_have_the_same_bits_on_every_protocol(
     http: httpx.Client, penguins: Job, rows: list[dict[str, Any]]
 ) -> None:
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    order = [each["name"] for each in http.get("/v2/models/penguins").json()["inputs"]]
+    order = [tensor["name"] for tensor in http.get("/v2/models/penguins").json()["inputs"]]
     lists = [[row[name] for name in order] for row in rows]
     labels, bits = native(http, "penguins", {"records": rows})
 
@@ -97,7 +97,7 @@ def test_any_numbers_have_the_same_bits_on_every_protocol(
         headers={"Content-Type": "application/octet-stream"},
     )
 
-    # float32 holds each of these numbers
+    # each number is exact in float32
     assert bits == np.array(raw.json()["probabilities"], np.float32).tobytes()
     assert bits == v1(http, "versioned", {"instances": table})
     for datatype in ("FP32", "FP64"):

@@ -37,13 +37,13 @@ def expected(http: httpx.Client, versioned: list[Job]) -> tuple[list[str], NDArr
 
 
 def matrix(is_binary: bool) -> list[triton.InferInput]:
-    """Make one tensor of all columns."""
-    given = triton.InferInput("rows", list(ROWS.shape), "FP32")
-    return [given.set_data_from_numpy(ROWS, binary_data=is_binary)]
+    """Return one tensor of all columns."""
+    rows = triton.InferInput("rows", list(ROWS.shape), "FP32")
+    return [rows.set_data_from_numpy(ROWS, binary_data=is_binary)]
 
 
 def columns(is_binary: bool) -> list[triton.InferInput]:
-    """Make a tensor for each column, of shape (n,) and (n, 1)."""
+    """Return a tensor for each column, of shape (n,) and (n, 1)."""
     parts: dict[str, NDArray[Any]] = {"a": ROWS[:, 0].copy(), "b": ROWS[:, 1:].astype(np.float64)}
     return [
         triton.InferInput(name, list(part.shape), "FP32" if name == "a" else "FP64").set_data_from_numpy(
@@ -57,12 +57,12 @@ def wanted(is_binary: bool) -> list[triton.InferRequestedOutput]:
     return [triton.InferRequestedOutput(name, binary_data=is_binary) for name in ("probabilities", "label")]
 
 
-def check(found: Any, expected: tuple[list[str], NDArray[np.float32]]) -> None:
+def check(result: Any, expected: tuple[list[str], NDArray[np.float32]]) -> None:
     labels, probabilities = expected
-    assert labels == [text.decode() if isinstance(text, bytes) else text for text in found.as_numpy("label")]
-    assert probabilities.tobytes() == found.as_numpy("probabilities").tobytes()
+    assert labels == [text.decode() if isinstance(text, bytes) else text for text in result.as_numpy("label")]
+    assert probabilities.tobytes() == result.as_numpy("probabilities").tobytes()
     assert ("versioned", "3", "q") == tuple(
-        found.get_response()[name] for name in ("model_name", "model_version", "id")
+        result.get_response()[name] for name in ("model_name", "model_version", "id")
     )
 
 
@@ -76,14 +76,14 @@ def test_it_infers_in_json_and_in_binary(
 ) -> None:
     for is_binary in (True, False):
         for outputs in (None, wanted(True), wanted(False)):
-            found = connected.infer(
+            result = connected.infer(
                 "versioned",
                 make(is_binary),
                 outputs=outputs,
                 request_id="q",
                 request_compression_algorithm=encoding,
             )
-            check(found, expected)
+            check(result, expected)
 
 
 def test_it_infers_asynchronously(
@@ -93,24 +93,24 @@ def test_it_infers_asynchronously(
         async with triton_aio.InferenceServerClient(urlsplit(service.url).netloc) as client:
             assert await client.is_server_ready()
             assert await client.is_model_ready("versioned", "1")
-            asked = [
+            requests = [
                 (make(is_binary), outputs)
                 for make in (matrix, columns)
                 for is_binary in (True, False)
                 for outputs in (None, wanted(False))
             ]
             return await asyncio.gather(
-                *(client.infer("versioned", inputs, outputs=outputs, request_id="q") for inputs, outputs in asked)
+                *(client.infer("versioned", inputs, outputs=outputs, request_id="q") for inputs, outputs in requests)
             )
 
-    found = asyncio.run(ask())
+    results = asyncio.run(ask())
 
-    assert 8 == len(found)
-    for each in found:
-        check(each, expected)
+    assert 8 == len(results)
+    for result in results:
+        check(result, expected)
 
 
-def test_it_looks_at_server_and_model(connected: triton.InferenceServerClient) -> None:
+def test_it_reads_the_metadata_of_server_and_model(connected: triton.InferenceServerClient) -> None:
     assert connected.is_server_live()
     assert connected.is_server_ready()
     assert connected.is_model_ready("versioned")
@@ -122,16 +122,16 @@ def test_it_looks_at_server_and_model(connected: triton.InferenceServerClient) -
     assert "TYPE_FP64" == connected.get_model_config("versioned")["input"][0]["data_type"]
 
 
-def test_it_asks_for_the_best_classes(
+def test_it_requests_the_best_classes(
     connected: triton.InferenceServerClient, expected: tuple[list[str], NDArray[np.float32]]
 ) -> None:
     for is_binary in (True, False):
         best = triton.InferRequestedOutput("probabilities", binary_data=is_binary, class_count=2)
 
-        found = connected.infer("versioned", matrix(True), outputs=[best]).as_numpy("probabilities")
+        classes = connected.infer("versioned", matrix(True), outputs=[best]).as_numpy("probabilities")
 
-        assert (3, 2) == found.shape
-        for row, probabilities in zip(found.tolist(), expected[1], strict=True):
+        assert (3, 2) == classes.shape
+        for row, probabilities in zip(classes.tolist(), expected[1], strict=True):
             parts = [(text.decode() if isinstance(text, bytes) else text).split(":") for text in row]
             order = [int(index) for _, index, _ in parts]
             assert sorted(order, key=lambda i: -probabilities[i]) == order
@@ -141,16 +141,16 @@ def test_it_asks_for_the_best_classes(
 
 def test_it_loads_and_unloads_and_reads_the_index(connected: triton.InferenceServerClient, http: httpx.Client) -> None:
     def loaded() -> set[str]:
-        return {each["model"] for each in http.get("/api/v1/system").json()["loaded"]}
+        return {version["model"] for version in http.get("/api/v1/system").json()["loaded"]}
 
     connected.load_model("versioned")
     assert "versioned" in loaded()
     connected.unload_model("versioned")
     assert "versioned" not in loaded()
-    # what was unloaded is loaded again when it is asked
+    # the next request loads the model again
     connected.infer("versioned", matrix(True))
     assert "versioned" in loaded()
-    index = [each for each in connected.get_model_repository_index() if each["name"] == "versioned"]
+    index = [entry for entry in connected.get_model_repository_index() if entry["name"] == "versioned"]
     assert [{"name": "versioned", "version": str(n), "state": "READY", "reason": ""} for n in (1, 2, 3)] == index
     with pytest.raises(InferenceServerException, match="made by training"):
         connected.load_model("versioned", config='{"max_batch_size": 8}')
@@ -180,7 +180,7 @@ def test_it_reads_the_statistics(connected: triton.InferenceServerClient) -> Non
     assert after in every
 
 
-def test_it_reads_what_was_wrong(connected: triton.InferenceServerClient) -> None:
+def test_it_raises_the_errors_of_the_service(connected: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match=r"\[400\] Expected shape \[rows, 2\]"):
         connected.infer(
             "versioned", [triton.InferInput("rows", [1, 3], "FP32").set_data_from_numpy(np.zeros((1, 3), np.float32))]
