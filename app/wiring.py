@@ -1,4 +1,4 @@
-"""The composition root: every room on its database and its store, from the settings."""
+"""The composition root: the rooms and the services of one process, from the settings. Nothing else makes them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from app.records.job_sweep import JobSweep
 from app.records.jobs import Jobs
 from app.records.keys import Keys
 from app.records.registry import Registry
+from app.records.retention import Policy
 from app.records.rooms import Rooms
 from app.records.workers import Workers
 from app.serving.admission import Lane, Lanes
@@ -30,20 +31,28 @@ from app.storage.database import Database
 from app.storage.job_queue import JobQueue
 from app.system.machine import machine_bytes
 
-#: the label of staging folders that requests work in
+#: the label of the staging folders of requests
 REQUEST = "request"
 
 
 @dataclass
 class Services:
-    """What the API's routes are given."""
+    """What one serving process works with.
+
+    Args:
+        parser: parses small uploads and request bodies.
+        prediction_parser: parses bodies of predictions, which so never wait for an upload.
+        large_file_parser: parses large files one after another, because each may take half of the memory.
+        background_parser: parses large uploads after they were answered, by `large_file_parser`.
+        totals: joins the metrics of several serving processes; None where there is one.
+        is_draining: whether the process is about to stop.
+        open_streams: event streams that are open now.
+    """
 
     settings: Settings
     rooms: Rooms
     parser: ParserProcess
-    #: another child, so that a prediction does not wait for an upload
     prediction_parser: ParserProcess
-    #: another, the intake's too: large files, each of which may take half of the memory, wait for one another
     large_file_parser: ParserProcess
     background_parser: BackgroundParser
     lanes: Lanes
@@ -51,17 +60,16 @@ class Services:
     job_waiter: JobWaiter
     keys: Keys
     usage: VersionUsage = field(default_factory=VersionUsage)
-    #: where several processes serve
     totals: Totals | None = None
     is_draining: bool = False
     open_streams: int = 0
 
     def parser_for(self, file: Path) -> ParserProcess:
-        """Give the child that parses a file: large ones have one of their own."""
+        """Return the parser process for a file: large files have one of their own."""
         return self.large_file_parser if file.stat().st_size > self.settings.max_parsed_at_once_bytes else self.parser
 
     def sweep(self) -> None:
-        """Remove what a service that was killed left; for the one service of a data directory, before it serves."""
+        """Delete what a service that was killed left. Only the one service of a data directory may, before it serves."""
         for label in (REQUEST, STAGING):
             self.rooms.blobs.sweep(label)
         self.rooms.datasets.sweep(self.rooms.jobs)
@@ -72,14 +80,14 @@ class Services:
         self.job_waiter.wake_all()
 
     def close(self) -> None:
-        """End what works here, and close the database's connections."""
+        """End the threads of the lanes, and close the connections of the database and the queue."""
         for lane in self.lanes:
             lane.close()
         self.rooms.close()
 
 
 def open_rooms(settings: Settings) -> Rooms:
-    """Open every room; the database has been migrated by then."""
+    """Open every room on one database and one store. The database has to be migrated."""
     url = settings.resolved_database_url
     database, blobs, queue = Database(url), LocalBlobs(settings.resolved_store), JobQueue(url)
     return Rooms(
@@ -98,18 +106,18 @@ def open_rooms(settings: Settings) -> Rooms:
 
 
 def open_services(settings: Settings) -> Services:
-    """Open what the API needs."""
+    """Open what one serving process works with. The database has to be migrated."""
     rooms = open_rooms(settings)
-    bounds = (settings.max_rows, settings.max_columns, settings.max_ingest_seconds, settings.max_ingest_bytes)
-    large = ParserProcess(*bounds)
+    limits = (settings.max_rows, settings.max_columns, settings.max_ingest_seconds, settings.max_ingest_bytes)
+    large_file_parser = ParserProcess(*limits)
     return Services(
         settings=settings,
         rooms=rooms,
-        parser=ParserProcess(*bounds),
-        prediction_parser=ParserProcess(*bounds),
-        large_file_parser=large,
-        lanes=open_lanes(settings),
-        background_parser=BackgroundParser(rooms.datasets, rooms.blobs, large),
+        parser=ParserProcess(*limits),
+        prediction_parser=ParserProcess(*limits),
+        large_file_parser=large_file_parser,
+        background_parser=BackgroundParser(rooms.datasets, rooms.blobs, large_file_parser),
+        lanes=_open_lanes(settings),
         version_cache=VersionCache(
             rooms.registry, settings.serve_on, settings.max_loaded_bytes, settings.max_predict_cells
         ),
@@ -118,8 +126,7 @@ def open_services(settings: Settings) -> Services:
     )
 
 
-def open_lanes(settings: Settings) -> Lanes:
-    """Make the lanes of one process."""
+def _open_lanes(settings: Settings) -> Lanes:
     at_once, seconds = settings.max_predictions or os.cpu_count() or 1, settings.predict_seconds
     others = (settings.max_waiting, settings.request_seconds)
     return Lanes(
@@ -131,12 +138,12 @@ def open_lanes(settings: Settings) -> Lanes:
 
 
 def encoded_bytes(settings: Settings) -> int:
-    """Give what the encoded rows of one job may take in memory: by default half of it is for all jobs at once."""
+    """Return the memory for the encoded rows of one job; by default, all jobs at once get half of the machine's."""
     return settings.max_training_bytes or machine_bytes() // 2 // max(settings.workers, 1)
 
 
 def job_limits(settings: Settings) -> Limits:
-    """Give what a job may ask for at most."""
+    """Return the most that a job may ask for."""
     return Limits(
         classes=settings.max_classes,
         features=settings.max_features,
@@ -144,4 +151,15 @@ def job_limits(settings: Settings) -> Limits:
         seconds=settings.max_job_seconds,
         encoded_bytes=encoded_bytes(settings),
         memory_bytes=machine_bytes(),
+    )
+
+
+def retention_policy(settings: Settings) -> Policy:
+    """Return how long records are kept; 0 in the settings keeps them for ever."""
+    return Policy(
+        datasets=settings.keep_unused_datasets_days or None,
+        events=settings.keep_events_days or None,
+        jobs=settings.keep_jobs_days or None,
+        engine=settings.keep_engine_days or None,
+        checkpoints=settings.keep_checkpoints_days or None,
     )

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": {"errors", "learning", "records", "system"},
     "jobs": {"errors", "learning", "records", "storage", "system"},
     "ingest": {"errors", "learning", "records", "storage", "system"},
-    "records": {"errors", "learning", "names", "settings", "storage", "system"},
+    "records": {"errors", "learning", "names", "storage", "system"},
     "storage": {"errors"},
     "learning": {"errors", "names"},
     # leaves
@@ -232,7 +232,7 @@ def test_learning_knows_neither_sql_nor_http() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("app.server.main", "tensorflow keras polars alembic onnx dbos psycopg"),
+        ("app.server.main", "tensorflow keras polars alembic onnx onnxruntime dbos psycopg"),
         ("app.jobs.worker", "tensorflow keras polars fastapi uvicorn"),
         ("app.ingest.parser_child", "tensorflow keras sqlalchemy dbos fastapi onnxruntime"),
         ("app.client", "fastapi sqlalchemy dbos numpy pydantic"),

@@ -107,7 +107,7 @@ class FastPath:
             return
         request.entered = entered
         request.head.series.active += 1
-        loaded = self._services.version_cache.known(request.head.ref)
+        loaded = self._services.version_cache.find_now(request.head.ref)
         if loaded is None:
             self._start(self._look_up(request))
         else:

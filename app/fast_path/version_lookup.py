@@ -26,14 +26,14 @@ class VersionLookup:
         if earlier is not None:
             await asyncio.wait([earlier], timeout=LOOKUP_SECONDS)
             # the earlier lookup may have read the database before the commit that this request comes after
-            loaded = self._cache.known(ref)
+            loaded = self._cache.find_now(ref)
             if loaded is not None:
                 return loaded
         lookup = self._lookups.get(ref)
         if lookup is None:
             lookup = self._lookups[ref] = asyncio.create_task(self._load(ref))
         await asyncio.wait([lookup], timeout=LOOKUP_SECONDS)
-        return lookup.result() if lookup.done() else self._cache.last_known(ref)
+        return lookup.result() if lookup.done() else self._cache.find_last(ref)
 
     async def _load(self, ref: Ref) -> LoadedVersion | None:
         try:

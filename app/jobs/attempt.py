@@ -78,7 +78,7 @@ def make_request(rooms: Rooms, settings: WorkerSettings, job: Job, folder: Path,
         checkpoint_seconds=settings.checkpoint_seconds,
         compiled=settings.compiled,
         gpu=gpu,
-        checkpoint=rooms.checkpoints.latest(job.id),
+        checkpoint=rooms.checkpoints.find(job.id),
         start=_start_version(rooms, job.spec["start_from"]),
     )
 
@@ -178,7 +178,7 @@ class Attempt:
 
     async def _keep_checkpoint(self, file: Path) -> None:
         try:
-            await asyncio.to_thread(self._rooms.checkpoints.keep, self._job.id, file)
+            await asyncio.to_thread(self._rooms.checkpoints.add, self._job.id, file)
         except (StorageFull, OSError) as error:
             message = f"a checkpoint could not be stored, training goes on: {error}"
             self._progress.add(TrainingWarning(message))

@@ -45,5 +45,5 @@ def publish(rooms: Rooms, job: Job, claim: Claim, folder: Path, done: Done) -> N
         rooms.registry.discard(key)
         logger.info("publish refused", extra={"job_id": job.id})
         return
-    rooms.checkpoints.forget(job.id)
+    rooms.checkpoints.delete(job.id)
     logger.info("version published", extra={"job_id": job.id, "model": job.model, "version": version})

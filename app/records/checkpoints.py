@@ -16,11 +16,11 @@ class Checkpoints:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
 
-    def keep(self, job_id: str, file: Path) -> None:
-        """Store a job's newest checkpoint, consuming the file, and then remove the older ones. Durable on return.
+    def add(self, job_id: str, file: Path) -> None:
+        """Store a job's newest checkpoint, consuming the file, and then delete the older ones. Durable on return.
 
         Raises:
-            StorageFull, OSError: it is not stored; the older ones are still there.
+            StorageFull, OSError: the file is not stored; the older ones are still there.
         """
         older = self._keys(job_id)
         number = int(older[-1].rpartition("/")[2]) + 1 if older else 1
@@ -31,23 +31,23 @@ class Checkpoints:
         for key in older:
             self._blobs.delete(key)
 
-    def latest(self, job_id: str) -> Path | None:
-        """Give a job's newest checkpoint as a local file, or None."""
+    def find(self, job_id: str) -> Path | None:
+        """Return a job's newest checkpoint as a local file, or None."""
         keys = self._keys(job_id)
         return self._blobs.local(keys[-1]) if keys else None
 
-    def forget(self, job_id: str) -> None:
-        """Remove a job's checkpoints."""
+    def delete(self, job_id: str) -> None:
+        """Delete a job's checkpoints."""
         self._blobs.delete(f"{_PREFIX}/{job_id}")
 
     def job_ids(self) -> set[str]:
-        """Give the jobs that have one."""
+        """Return the ids of the jobs that have a checkpoint."""
         return {key.split("/")[1] for key in self._blobs.keys(f"{_PREFIX}/")}
 
-    def forget_all(self, job_ids: Collection[str]) -> int:
-        """Remove the checkpoints of these jobs; gives of how many."""
+    def delete_all(self, job_ids: Collection[str]) -> int:
+        """Delete the checkpoints of these jobs; return the number of jobs."""
         for job_id in job_ids:
-            self.forget(job_id)
+            self.delete(job_id)
         return len(job_ids)
 
     def _keys(self, job_id: str) -> list[str]:

@@ -14,7 +14,7 @@ from app.errors import StorageFull, Unavailable
 from app.records import retention
 from app.settings import Settings
 from app.system.supervisor import SupervisedProcess
-from app.wiring import Services
+from app.wiring import Services, retention_policy
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class BackgroundWork:
     async def _sweep(self) -> None:
         """Every `sweep_seconds`, fail jobs that no worker would take up, and remove what is older than the settings keep it."""
         settings, rooms = self._services.settings, self._services.rooms
-        policy = retention.Policy.of(settings)
+        policy = retention_policy(settings)
         while True:
             try:
                 await asyncio.to_thread(rooms.job_sweep.fail_lost)

@@ -1,19 +1,20 @@
-"""Versions in memory: loaded on first use, verified, and put out by use. Knows nothing of HTTP, or of how they predict."""
+"""Versions in memory: loaded and checked on first use, and dropped when they were not used for longest.
+
+Knows nothing of HTTP, or of how a version predicts.
+"""
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict
 
 from app.errors import Corrupt, Unavailable
 from app.learning.artifact.artifact import Artifact
 from app.learning.network.device_choice import CpuOrGpuRuntime
-from app.learning.network.onnx_network import OnnxRuntime
 from app.learning.network.runtime import Runtime
 from app.learning.requests.prediction_rows import Rows
 from app.records.ref import Ref
@@ -24,24 +25,40 @@ from app.system.machine import gpus
 
 logger = logging.getLogger(__name__)
 
-#: what the stored golden probabilities and another machine's may differ by
+#: largest difference between a version's stored golden probabilities and those that this machine computes
 GOLDEN_TOLERANCE = 1e-5
 
 
+class LoadedDescription(TypedDict):
+    """Where a version in memory computes, as clients read it.
+
+    Args:
+        gpu_from_rows: the fewest rows that the GPU computes; None where the CPU is never slower.
+        timings: what the choice between CPU and GPU was made by.
+    """
+
+    model: str
+    version: int
+    device: str
+    library: str
+    gpu_from_rows: NotRequired[int | None]
+    timings: NotRequired[Sequence[Mapping[str, float]]]
+
+
 @dataclass(frozen=True)
-class _Known:
-    """The version that a reference meant when the database had this stamp; None where it was just changing."""
+class _Resolved:
+    """The version that a reference meant when the database had this stamp; the stamp is None where it just changed."""
 
     version: Version
     stamp: object
 
 
 class VersionCache:
-    """Loads versions on first use, and keeps the recently used.
+    """Loads versions on first use, and keeps those that were used last.
 
     Args:
         serve_on: "cpu", "gpu", or "auto": a GPU where there is one.
-        max_bytes: memory for kept versions; the least recently used go first.
+        max_bytes: memory for the weights of kept versions; the version that was not used for longest goes first.
         max_cells: encoded features, or probabilities, of one prediction.
     """
 
@@ -55,90 +72,96 @@ class VersionCache:
         self._registry = registry
         self._max_cells = max_cells
         self._max_bytes = max_bytes
+        #: by key of the version, the one that was used last at the end
         self._loaded: OrderedDict[str, LoadedVersion] = OrderedDict()
-        self._known: dict[Ref, _Known] = {}
+        self._resolved: dict[Ref, _Resolved] = {}
+        #: keys of versions that could not be loaded
         self._broken: set[str] = set()
-        # one load at a time; what is loaded is looked up meanwhile
+        # one version is loaded at a time; other requests meanwhile find the loaded ones
         self._loading = threading.Lock()
         self._keeping = threading.Lock()
         self.gpus = gpus()
         self.serves_on_gpu = serve_on == "gpu" or (serve_on == "auto" and bool(self.gpus))
 
     def get(self, ref: Ref) -> LoadedVersion:
-        """Give the version that a reference means now, loaded.
+        """Return the version that a reference means now, loaded.
 
-        The database is asked only where it has changed since it was last asked; where it cannot be, what it last said
-        stands.
+        The database resolves the reference only where something was committed since the last time. Where the database
+        is away, the last known version is used.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such version.
             Corrupt: its files are not the published ones, or do not give their golden predictions.
         """
         stamp = self._registry.stamp()
-        known = self._known.get(ref)
-        version = known.version if known is not None and known.stamp == stamp else self._resolve(ref, stamp)
+        resolved = self._resolved.get(ref)
+        is_current = resolved is not None and resolved.stamp == stamp
+        version = resolved.version if resolved is not None and is_current else self._resolve(ref, stamp)
         try:
             return self._find(version) or self._load(version)
         except Corrupt as error:
-            # one that was deleted meanwhile is not found; one that is there is broken
+            # raises `NotFound` for a version that was deleted meanwhile, whose files are gone
             self._registry.get_version(version.model, version.version)
             raise Corrupt(f"{version.model}@{version.version}: {error.message}") from error
 
-    def known(self, ref: Ref) -> LoadedVersion | None:
-        """Give the version that a reference means now where memory alone can tell, else None; quick, and asks nobody."""
-        known = self._known.get(ref)
-        if known is None or known.stamp != self._registry.stamp():
+    def find_now(self, ref: Ref) -> LoadedVersion | None:
+        """Return the version that a reference means now, or None where only the database can say or the version is not loaded.
+
+        Quick, and waits for no lock: for the event loop.
+        """
+        resolved = self._resolved.get(ref)
+        if resolved is None or resolved.stamp != self._registry.stamp():
             return None
-        key = known.version.key
+        key = resolved.version.key
         try:
-            # each of the two is one step to other threads: no lock is waited for on the event loop
+            # each of the two is one step to other threads, so that no lock is needed
             self._loaded.move_to_end(key)
             return self._loaded[key]
         except KeyError:
             return None
 
-    def last_known(self, ref: Ref) -> LoadedVersion | None:
-        """Give the version that a reference last meant where it is in memory, else None."""
-        known = self._known.get(ref)
-        return None if known is None else self._find(known.version)
+    def find_last(self, ref: Ref) -> LoadedVersion | None:
+        """Return the version that a reference last meant, or None where that is unknown or the version is not loaded."""
+        resolved = self._resolved.get(ref)
+        return None if resolved is None else self._find(resolved.version)
 
     def is_broken(self, version: Version) -> bool:
-        """Tell whether a version could not be loaded when it was last tried."""
+        """Return whether the last try to load a version failed."""
         return version.key in self._broken
 
     def forget(self, versions: Sequence[Version]) -> None:
-        """Drop versions that were deleted; requests that hold them end first."""
-        gone = {version.key for version in versions}
+        """Drop versions that were deleted; requests that hold one end first."""
+        keys = {version.key for version in versions}
         with self._keeping:
-            self._broken -= gone
-            for key in gone:
+            self._broken -= keys
+            for key in keys:
                 self._loaded.pop(key, None)
-            self._known = {ref: known for ref, known in self._known.items() if known.version.key not in gone}
+            self._resolved = {ref: one for ref, one in self._resolved.items() if one.version.key not in keys}
 
     def unload(self, model: str) -> None:
-        """Free a model's versions; requests that hold them end first, and the next one loads what it needs."""
+        """Drop the versions of a model; requests that hold one end first, and the next request loads what it needs."""
         with self._keeping:
-            for key in [key for key, each in self._loaded.items() if each.version.model == model]:
+            for key in [key for key, loaded in self._loaded.items() if loaded.version.model == model]:
                 del self._loaded[key]
 
-    def devices(self) -> list[dict[str, Any]]:
-        """Say which loaded version computes where."""
+    def devices(self) -> Sequence[LoadedDescription]:
+        """Return which loaded version computes on which device."""
         with self._keeping:
-            loaded = list(self._loaded.values())
-        return [_shown(each) for each in loaded]
+            versions = list(self._loaded.values())
+        return [_describe(version) for version in versions]
 
     def _resolve(self, ref: Ref, stamp: object) -> Version:
         try:
             version = self._registry.resolve(ref)
         except Unavailable:
-            known = self._known.get(ref)
-            if known is None:
+            resolved = self._resolved.get(ref)
+            if resolved is None:
                 raise
-            return known.version
-        # what was read while somebody wrote is asked for again
+            return resolved.version
+        # a commit between the two stamps may have moved the reference: the next request resolves it again
         is_settled = self._registry.stamp() == stamp
         with self._keeping:
-            self._known[ref] = _Known(version, stamp if is_settled else None)
+            self._resolved[ref] = _Resolved(version, stamp if is_settled else None)
         return version
 
     def _find(self, version: Version) -> LoadedVersion | None:
@@ -149,8 +172,9 @@ class VersionCache:
 
     def _load(self, version: Version) -> LoadedVersion:
         with self._loading:
-            if (found := self._find(version)) is not None:
-                return found
+            # another request may have loaded it while this one waited
+            if (loaded := self._find(version)) is not None:
+                return loaded
             try:
                 loaded = self._open(version)
             except Corrupt:
@@ -166,40 +190,45 @@ class VersionCache:
 
     def _open(self, version: Version) -> LoadedVersion:
         artifact = self._registry.load(version)
-        size = sum(w.nbytes for w in artifact.weights.values())
+        size = sum(weights.nbytes for weights in artifact.weights.values())
         loaded = LoadedVersion(version, artifact, self._runtime(artifact), size, self._max_cells)
-        _verify(loaded)
+        _check_golden(loaded)
         return loaded
 
     def _runtime(self, artifact: Artifact) -> Runtime:
+        # a service without a version in memory does without the 27 MB of ONNX Runtime
+        from app.learning.network.onnx_network import OnnxRuntime
+
         cpu = OnnxRuntime(artifact.architecture, artifact.weights)
         if not self.serves_on_gpu:
             return cpu
-        # Keras is imported where there is a GPU to use and nowhere else
-        keras_network = importlib.import_module("app.learning.network.keras_network")
-        gpu: Runtime = keras_network.KerasRuntime(artifact.architecture, artifact.weights, "gpu:0")
+        # only a process with a GPU to use imports Keras
+        from app.learning.network.keras_network import KerasRuntime
+
+        gpu = KerasRuntime(artifact.architecture, artifact.weights, "gpu:0")
         return CpuOrGpuRuntime.measure(cpu, gpu, artifact.architecture.inputs)
 
 
-def _shown(loaded: LoadedVersion) -> dict[str, Any]:
+def _describe(loaded: LoadedVersion) -> LoadedDescription:
     version, runtime = loaded.version, loaded.runtime
-    shown = {
+    description: LoadedDescription = {
         "model": version.model,
         "version": version.version,
         "device": runtime.device,
         "library": runtime.library,
     }
     if isinstance(runtime, CpuOrGpuRuntime):
-        shown["gpu_from_rows"] = None if runtime.device == "cpu" else runtime.cpu_rows + 1
-        shown["timings"] = [timing._asdict() for timing in runtime.timings]
-    return shown
+        description["gpu_from_rows"] = None if runtime.device == "cpu" else runtime.cpu_rows + 1
+        description["timings"] = [timing._asdict() for timing in runtime.timings]
+    return description
 
 
-def _verify(loaded: LoadedVersion) -> None:
-    golden = loaded.artifact.golden
+def _check_golden(loaded: LoadedVersion) -> None:
+    """Raise `Corrupt` where a version does not give its golden predictions, on each device that it may compute on."""
+    golden, runtime = loaded.artifact.golden, loaded.runtime
     rows = Rows(golden.columns, len(golden.records))
-    runtime = loaded.runtime
-    for each in (runtime.cpu, runtime.gpu) if isinstance(runtime, CpuOrGpuRuntime) else (runtime,):
-        found = replace(loaded, runtime=each).predict(rows).probabilities
-        if not golden.difference(found) <= GOLDEN_TOLERANCE:
+    for device in (runtime.cpu, runtime.gpu) if isinstance(runtime, CpuOrGpuRuntime) else (runtime,):
+        probabilities = replace(loaded, runtime=device).predict(rows).probabilities
+        # written so that a difference of NaN is refused, too
+        if not golden.difference(probabilities) <= GOLDEN_TOLERANCE:
             raise Corrupt(f"Version {loaded.version.version} does not reproduce its golden predictions.")

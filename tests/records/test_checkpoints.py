@@ -32,12 +32,12 @@ def keep(room: Room, job_id: str, body: bytes) -> None:
     with blobs.staging("test") as folder:
         file = folder / "checkpoint"
         file.write_bytes(body)
-        checkpoints.keep(job_id, file)
+        checkpoints.add(job_id, file)
         assert [] == list(folder.iterdir())
 
 
 def latest(room: Room, job_id: str) -> bytes | None:
-    file = room[0].latest(job_id)
+    file = room[0].find(job_id)
     return None if file is None else file.read_bytes()
 
 
@@ -46,7 +46,7 @@ def files(room: Room) -> list[str]:
 
 
 def test_there_is_nothing_at_first(room: Room) -> None:
-    assert room[0].latest("job_a") is None
+    assert room[0].find("job_a") is None
     assert set() == room[0].job_ids()
 
 
@@ -62,8 +62,8 @@ def test_jobs_keep_their_own(room: Room) -> None:
     for job_id in ("job_a", "job_ab", "job_b"):
         keep(room, job_id, job_id.encode())
 
-    room[0].forget("job_a")
-    room[0].forget("job_none")
+    room[0].delete("job_a")
+    room[0].delete("job_none")
 
     assert {"job_ab", "job_b"} == room[0].job_ids()
     assert [None, b"job_ab", b"job_b"] == [latest(room, job_id) for job_id in ("job_a", "job_ab", "job_b")]
@@ -71,7 +71,7 @@ def test_jobs_keep_their_own(room: Room) -> None:
 
 def test_a_job_that_was_forgotten_can_keep_again(room: Room) -> None:
     keep(room, "job_a", b"first")
-    room[0].forget("job_a")
+    room[0].delete("job_a")
     keep(room, "job_a", b"second")
 
     assert b"second" == latest(room, "job_a")
@@ -82,7 +82,7 @@ def test_the_checkpoints_of_many_are_forgotten_at_once(room: Room, asked: list[s
     for job_id in ("job_a", "job_b", "job_c"):
         keep(room, job_id, b"x")
 
-    assert len(asked) == room[0].forget_all(asked)
+    assert len(asked) == room[0].delete_all(asked)
 
     assert {"job_a", "job_b", "job_c"} - set(asked) == room[0].job_ids()
 
@@ -110,9 +110,9 @@ def test_a_disk_that_takes_no_writes_leaves_the_older_one(small_disk: Path, tmp_
         set_writable(small_disk, is_writable=False)
 
         with pytest.raises(OSError):
-            room[0].keep("job_a", folder / "checkpoint")
+            room[0].add("job_a", folder / "checkpoint")
         with pytest.raises(OSError):
-            room[0].keep("job_b", folder / "checkpoint")
+            room[0].add("job_b", folder / "checkpoint")
 
         assert b"first" == latest(room, "job_a")
         assert {"job_a"} == room[0].job_ids()
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_older_one_and_consumes_the_file(tmp_path: Path) 
 
             # there is no room for another job's folder
             with pytest.raises(StorageFull):
-                room[0].keep("job_b", folder / "checkpoint")
+                room[0].add("job_b", folder / "checkpoint")
 
             assert [] == list(folder.iterdir())
         assert b"first" == latest(room, "job_a")
@@ -143,6 +143,6 @@ def test_a_file_that_is_not_there_leaves_the_older_one(room: Room, tmp_path: Pat
     keep(room, "job_a", b"first")
 
     with pytest.raises(OSError):
-        room[0].keep("job_a", tmp_path / "none")
+        room[0].add("job_a", tmp_path / "none")
 
     assert b"first" == latest(room, "job_a")

@@ -25,6 +25,7 @@ from app.records.rooms import Rooms
 from app.settings import Settings
 from app.storage.blobs import ORPHAN_SECONDS
 from app.storage.tables import events, idempotency_keys
+from app.wiring import retention_policy
 from tests.conftest import Start
 from tests.processes import until
 from tests.stored_rows import add_dataset, make_artifact, make_done, submit, train
@@ -213,16 +214,16 @@ def test_nothing_ever_goes_where_the_settings_say_0(rooms: Rooms) -> None:
     zero = {name: 0.0 for name in Settings.model_fields if name.startswith("keep_")}
     job = cancel(rooms, submit(rooms))
 
-    removed = sweep(rooms, Policy.of(Settings(**zero)), in_days(30_000))  # type: ignore[arg-type]
+    removed = sweep(rooms, retention_policy(Settings(**zero)), in_days(30_000))  # type: ignore[arg-type]
 
-    assert Policy.of(Settings(**zero)) == NEVER  # type: ignore[arg-type]
+    assert retention_policy(Settings(**zero)) == NEVER  # type: ignore[arg-type]
     assert NOTHING == removed
     assert job == rooms.jobs.get(job.id)
     assert 3 == len(said(rooms, job))
 
 
 def test_by_default_events_and_the_engines_rows_go_and_what_people_made_stays() -> None:
-    assert Policy(datasets=None, events=90, jobs=None, engine=1, checkpoints=7) == Policy.of(Settings())
+    assert Policy(datasets=None, events=90, jobs=None, engine=1, checkpoints=7) == retention_policy(Settings())
 
 
 @both

@@ -45,7 +45,7 @@ def attempt(request: TrainRequest, room: Checkpoints, kill_after: float | None) 
     Returns:
         Its last message, or None where it was killed; the loop that it chose; and the seconds that it trained.
     """
-    latest = room.latest("job_1")
+    latest = room.find("job_1")
     folder = request.folder / f"attempt-{time.monotonic_ns()}"
     folder.mkdir()
     child = subprocess.Popen(
@@ -70,7 +70,7 @@ def attempt(request: TrainRequest, room: Checkpoints, kill_after: float | None) 
                 loop, began = message.loop, time.monotonic()
                 killer.start()
             elif isinstance(message, CheckpointWritten):
-                room.keep("job_1", message.file)
+                room.add("job_1", message.file)
             elif isinstance(message, Done):
                 return message, loop, time.monotonic() - began
             assert not isinstance(message, Failed), message
@@ -112,7 +112,7 @@ def interrupt(folder: Path, loop: str, spec: dict[str, Any]) -> None:
         runs += 1
         done = None
         while done is None:
-            is_whole = room.latest("job_1") is None
+            is_whole = room.find("job_1") is None
             resumed += not is_whole
             done, _, took = attempt(request, room, rng.uniform(0, seconds) if kills < CYCLES else None)
             kills += done is None

@@ -185,19 +185,19 @@ def test_a_moved_default_is_followed_at_once(rooms: Rooms) -> None:
 def test_memory_alone_tells_what_a_reference_means_until_somebody_writes(rooms: Rooms, tmp_path: Path) -> None:
     train(rooms)
     cache, ref = serve(rooms), Ref.parse("m")
-    assert cache.known(ref) is None
+    assert cache.find_now(ref) is None
 
     loaded = get(cache)
-    assert loaded is cache.known(ref)
-    assert cache.known(Ref.parse("m@1")) is None
+    assert loaded is cache.find_now(ref)
+    assert cache.find_now(Ref.parse("m@1")) is None
 
     # any commit of any process: another one's is seen in the file
     other = open_rooms(Settings(data_dir=tmp_path / "data"))
     add_dataset(other, b"a,y\n2,x\n")
-    assert cache.known(ref) is None
-    assert loaded is cache.last_known(ref) is get(cache) is cache.known(ref)
+    assert cache.find_now(ref) is None
+    assert loaded is cache.find_last(ref) is get(cache) is cache.find_now(ref)
     other.aliases.set("m", "other", 1)
-    assert cache.known(ref) is None
+    assert cache.find_now(ref) is None
     other.close()
 
 
@@ -208,10 +208,10 @@ def test_what_was_put_out_of_memory_or_deleted_is_known_no_more(rooms: Rooms) ->
 
     get(cache, "a")
     get(cache, "b")
-    assert cache.known(Ref.parse("a")) is cache.last_known(Ref.parse("a")) is None
+    assert cache.find_now(Ref.parse("a")) is cache.find_last(Ref.parse("a")) is None
 
     cache.forget(rooms.registry.delete("b"))
-    assert cache.known(Ref.parse("b")) is cache.last_known(Ref.parse("b")) is None
+    assert cache.find_now(Ref.parse("b")) is cache.find_last(Ref.parse("b")) is None
 
 
 def test_what_is_known_is_served_on_while_the_database_is_away(rooms: Rooms) -> None:
